@@ -18,7 +18,7 @@ from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.cameras import camera_of, filter_of
 from opticam_dask.frames.headers.equinoxes import to_icrs
 from opticam_dask.frames.headers.exposures import binning_of, dark_current_of, exposure_time_of, kind_of
-from opticam_dask.frames.headers.gains import adu_in_pixel_units, gain_of
+from opticam_dask.frames.headers.gains import gain_of, level_of
 from opticam_dask.frames.headers.places import position_of, site_of
 from opticam_dask.frames.headers.times import mid_exposure_of
 from opticam_dask.frames.headers.values import HeaderValues, Keyword
@@ -272,10 +272,6 @@ class Instrument:
         kind, kind_source = kind_of(self, values)
         if _is_false(values.find(self.data_flag_keyword)[1]):
             values.problems.append(f"{values.find(self.data_flag_keyword)[0]} says that the frame holds no data")
-        per_level = adu_in_pixel_units(self, values)
-        saturation, linearity = (
-            None if level is None else level * per_level for level in (self.default_saturation, self.default_linearity)
-        )
         found = {
             "camera": camera,
             "filter": filter_name,
@@ -284,8 +280,8 @@ class Instrument:
             "gain": gain,
             "dark_current": dark_current,
             "read_noise": values.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
-            "saturation": values.optional_number(self.saturation_keyword, saturation, least=1.0),
-            "linearity_limit": values.optional_number(self.linearity_keyword, linearity, least=1.0),
+            "saturation": level_of(self, self.saturation_keyword, self.default_saturation, gain, values),
+            "linearity_limit": level_of(self, self.linearity_keyword, self.default_linearity, gain, values),
             "pixel_scale": self.pixel_scales.get(camera, math.nan) * (binning or math.nan),
             "longitude": longitude,
             "latitude": latitude,

@@ -145,6 +145,39 @@ def test_gain__is_electrons_per_adu(cards, gain, words):
     assert any(words in warning for warning in frame.warnings) if words else frame.warnings == ()
 
 
+@pytest.mark.parametrize("comment", ["[ADU/e-]", "inverse gain, ADU per electron", "DN/e"])
+def test_gain__a_comment_says_that_it_is_the_other_way_round(comment):
+    frame = interpreted(GAIN=(0.5, comment))
+    assert frame.gain == 2.0
+    assert "is ADU per electron" in frame.warnings[0]
+    assert interpreted(GAIN=(0.5, "[e-/ADU] electrons per ADU")).gain == 0.5
+    assert interpreted(**{"GAIN": (0.8, comment), "ESO DET OUT1 CONAD": 1.25}).warnings == ()
+
+
+def test_gain__words_are_a_setting():
+    frame = interpreted(definition(default_gain=1.7), GAIN="High")
+    assert (frame.gain, frame.problems) == (1.7, ())
+    assert "GAIN holds a setting of the camera (it is 'High')" in frame.warnings[0]
+    assert "setting" in interpreted(definition(default_gain=None), GAIN="High").problems[0]
+
+
+@pytest.mark.parametrize(("comment", "level"), [("[e-] saturation", 5e4), ("in electrons", 5e4), ("[ADU] of a", 1e5)])
+def test_saturation__in_electrons_by_its_comment(comment, level):
+    assert interpreted(GAIN=2.0, SATURATE=(1e5, comment)).saturation == level
+    assert interpreted(GAIN=2.0, BUNIT="electron", SATURATE=(1e5, comment)).saturation == 1e5
+
+
+def test_contradictions__of_binnings_and_kinds_are_told():
+    frame = interpreted(BINNING="1x1", XBINNING=2, YBINNING=2)
+    assert frame.binning == 1
+    assert "the binnings in BINNING (1) and XBINNING (2) are not the same" in frame.warnings[0]
+    assert interpreted(CCDSUM="2 2", XBINNING=2, YBINNING=2).warnings == ()
+    frame = interpreted(IMAGETYP="Light", OBSTYPE="SKYFLAT")
+    assert frame.kind == "light"
+    assert "IMAGETYP says that the frame is a light and OBSTYPE that it is a flat" in frame.warnings[0]
+    assert interpreted(IMAGETYP="Light Frame", OBSTYPE="EXPOSE").warnings == ()
+
+
 def test_gain__setting_without_electrons_is_refused():
     frame = interpreted(definition(default_gain=None), GAIN=(100, "Sensor gain"))
     assert math.isnan(frame.gain)
@@ -256,6 +289,24 @@ def test_time__other_times_of_the_exposure_are_held_against_it(cards, words):
     assert (frame.warnings == ()) if words is None else (words in frame.warnings[0])
 
 
+@pytest.mark.parametrize(
+    ("cards", "is_told"),
+    [
+        ({"UT": "22:00:00"}, True), ({"TIME-OBS": "10:00:00.5"}, True), ({"UT": "20:01:30"}, False),
+        ({"UT": "20 00 01"}, False), ({"UTC": 72000.5}, False), ({"UT": "2024-01-01T20:00:00"}, False),
+        ({"DATE-OBS": "2024-01-01T23:59:59", "UT": "00:00:05"}, False),
+    ],
+)  # fmt: skip
+def test_time__another_time_of_day_is_told(cards, is_told):
+    warnings = interpreted(**cards).warnings
+    assert any("contradict each other: they are not of the same exposure" in w for w in warnings) == is_told
+
+
+def test_exposure__in_milliseconds_shows_by_the_time_of_the_end():
+    warnings = interpreted(EXPTIME=5000.0, **{"DATE-END": "2024-01-01T20:00:05.0"}).warnings
+    assert "a thousandth of it: is it in milliseconds?" in warnings[0]
+
+
 def test_time__keywords_of_the_standard_mark_what_it_says():
     for name, middle in (("DATE-BEG", 30.0), ("DATE-AVG", 0.0), ("DATE-END", -30.0)):
         cards = {"DATE-OBS": None, name: "2024-01-01T20:00:00.0"}
@@ -276,6 +327,9 @@ def test_time__keywords_of_the_standard_mark_what_it_says():
         ({"EXPTIME": None, "EXPOINUS": 250000}, 0.25),
         ({"EXPTIME": None, "XPOSURE": 0.25}, 0.25),
         ({"EXPTIME": (0.25, "[s] Exposure length (not ms)")}, 0.25),
+        ({"EXPTIME": (2.0, "[min] exposure")}, 120.0),
+        ({"EXPTIME": (2.0, "Exposure time in minutes")}, 120.0),
+        ({"EXPTIME": (2.0, "seconds, not minutes")}, 2.0),
     ],
 )
 def test_exposure__is_in_seconds(cards, seconds):

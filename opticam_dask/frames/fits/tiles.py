@@ -17,7 +17,7 @@ from opticam_dask.frames.fits.images import FitsHeader, Hdu, Section, StoredImag
 from opticam_dask.frames.fits.read_pixels import Taken
 from opticam_dask.frames.fits.streams import Source
 from opticam_dask.frames.headers import keywords
-from opticam_dask.frames.headers.gains import adu_in_pixel_units, is_in_electrons
+from opticam_dask.frames.headers.gains import detector_gain, is_in_electrons, level_of
 from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_number
 from opticam_dask.kernels.images.overscan import overscan_level
 
@@ -91,10 +91,9 @@ class Amplifiers:
 
     def saturation_of(self, values: Cards) -> float | None:
         """Saturation by a header, in the unit of its pixels; None where it is not known."""
-        header, default = HeaderValues(values), self.default_saturation
-        if default is not None:
-            default *= adu_in_pixel_units(self, header)
-        found = header.optional_number(self.saturation_keyword, default, least=1.0)
+        header = HeaderValues(values)
+        gain = detector_gain(self, header)
+        found = level_of(self, self.saturation_keyword, self.default_saturation, gain, header)
         return None if math.isnan(found) else found
 
     @staticmethod

@@ -53,7 +53,21 @@ def binning_of(instrument: ExposureEntries, values: HeaderValues) -> int:
         values.problems.append(
             f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
         )
+    elif not isinstance(instrument.binning_keyword, str):
+        _hold_against_other_binnings(name, factor, values)
     return factor
+
+
+def _hold_against_other_binnings(name: str, factor: int, values: HeaderValues) -> None:
+    """Tell where another keyword has another binning."""
+    for other in keywords.BINNING:
+        value = values.header.get(other)
+        if value is None or other == name.split()[0]:
+            continue
+        if (second := _common_factor(str(value).strip())) and second != factor:
+            values.warn(
+                f"the binnings in {name} ({factor}) and {other} ({second}) are not the same: that in {name} is used"
+            )
 
 
 @lru_cache(maxsize=1024)
@@ -106,13 +120,21 @@ def _seconds_by_comment(comment: str) -> float:
 
 
 def kind_of(instrument: ExposureEntries, values: HeaderValues) -> tuple[str, str]:
-    """Kind of a frame (science, flat, ...) and the keyword that tells it: the first one with a known word."""
+    """Kind of a frame (science, flat, ...) and the keyword that tells it: the first one with a known word.
+
+    Where another keyword says another kind, that is told.
+    """
     names = instrument.image_type_keyword
+    found, source = "light", ""
     for name in (names,) if isinstance(names, str) else names:
         value = values.header.get(name)
-        if isinstance(value, str) and value and (kind := kind_by_words(value)):
-            return kind, name
-    return "light", ""
+        if not (isinstance(value, str) and value and (kind := kind_by_words(value))):
+            continue
+        if not source:
+            found, source = kind, name
+        elif kind != found:
+            values.warn(f"{source} says that the frame is a {found} and {name} that it is a {kind}: {source} is used")
+    return found, source
 
 
 @lru_cache(maxsize=256)

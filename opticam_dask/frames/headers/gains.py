@@ -50,6 +50,9 @@ def gain_of(instrument: GainEntries, values: HeaderValues, binning: int) -> floa
         name, value = _inverse(values) or (name, value)
     elif isinstance(value, str):
         value = _of_amplifiers(name, value, values)
+    elif name == "GAIN" and value > 0.0 and _is_adu_per_electron(name, values):
+        values.warn(f"the comment of {name} says that it is ADU per electron: electrons per ADU are 1 / {name}")
+        value = 1.0 / value
     is_open = name == "GAIN" and not isinstance(instrument.gain_keyword, str)
     if is_open and value is not None and (reason := _reason_for_setting(value, binning, values)):
         if instrument.default_gain is None:
@@ -100,6 +103,23 @@ def adu_in_pixel_units(instrument: GainEntries, values: HeaderValues) -> float:
     return detector_gain(instrument, values) if is_in_electrons(values) else 1.0
 
 
+def level_of(
+    instrument: GainEntries, keyword: Keyword, default: float | None, gain: float, values: HeaderValues
+) -> float:
+    """A level of the detector (saturation, linearity) in the unit of the pixels; NaN where it is not known.
+
+    Levels of a header are in the unit of the pixels, unless the comment of the card says electrons; those of a
+    definition are in ADU.
+    """
+    name, value = values.find(keyword)
+    level = as_number(value)
+    if not 1.0 <= level <= LARGEST_NUMBER:
+        return math.nan if default is None else float(default) * adu_in_pixel_units(instrument, values)
+    if keywords.ELECTRONS_COMMENT.search(values.comment(name)) and not is_in_electrons(values) and gain > 0.0:
+        return level / gain
+    return level
+
+
 def is_in_electrons(values: HeaderValues) -> bool:
     """Whether the pixels are electrons already, by BUNIT."""
     return _ELECTRONS.fullmatch(str(values.header.get("BUNIT", "")).strip()) is not None
@@ -111,6 +131,11 @@ def _inverse(values: HeaderValues) -> tuple[str, float] | None:
         if (number := values.number_of(name)) > 0.0:
             return name, 1.0 / number
     return None
+
+
+def _is_adu_per_electron(name: str, values: HeaderValues) -> bool:
+    """Whether the comment of a gain says that it is the other way round."""
+    return keywords.ADU_PER_ELECTRON_COMMENT.search(values.comment(name)) is not None
 
 
 def _of_amplifiers(name: str, value: str, values: HeaderValues) -> str | float:
@@ -128,6 +153,8 @@ def _reason_for_setting(value: str | float, binning: int, values: HeaderValues) 
     if said := _said_to_be_setting(values):
         return said
     number = as_number(value)
+    if isinstance(value, str) and not re.search(r"\d", value) and not math.isfinite(number):
+        return f"it is {shown(value)}"
     return f"{number:g} electrons per ADU are hardly possible" if _is_impossible(number, binning, values) else ""
 
 
@@ -160,6 +187,8 @@ def _hold_against_others(name: str, gain: float, values: HeaderValues) -> None:
         if other == name or other not in values.header or (other == "GAIN" and _said_to_be_setting(values)):
             continue
         number = values.number_of(other)
+        if other == "GAIN" and number > 0.0 and _is_adu_per_electron(other, values):
+            number = 1.0 / number
         if number > 0.0 and abs(number - gain) > _SAME_GAIN * gain:
             values.warn(
                 f"the gains in {name} ({gain:g}) and {other} ({number:g}) are not the same: that in {name} is used"

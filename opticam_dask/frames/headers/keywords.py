@@ -27,6 +27,7 @@ SECONDS_IN_COMMENT = (
         1e-3,
     ),
     (re.compile(r"[\[(]\s*(us|usec|\xb5s|micro-?sec\w*)\s*[\])]|\bmicro-?seconds?\b|\bin us\b", re.IGNORECASE), 1e-6),
+    (re.compile(r"^(?!.*\bs(ec\w*)?\b).*([\[(]\s*min(ute)?s?\s*[\])]|\bminutes\b|\bin min\b)", re.IGNORECASE), 60.0),
 )
 
 # ---------------------------------------------------------------- gain
@@ -47,6 +48,14 @@ ELECTRONS_PER_ADU = (
 GAIN = (*ELECTRONS_PER_ADU, "GAIN")
 #: ADU per electron [E].
 ADU_PER_ELECTRON = ("ESO DET OUT1 GAIN", "ESO DET CHIP1 GAIN")
+#: Comments of a gain that is ADU per electron.
+ADU_PER_ELECTRON_COMMENT = re.compile(
+    r"\b(ADU|DN|counts?)s?\s*(/|\bper\b)\s*(photo-?)?e(lectrons?|-)?(?!\w)", re.IGNORECASE
+)
+#: Comments of a level that is in electrons.
+ELECTRONS_COMMENT = re.compile(
+    r"[\[(]\s*(photo-?)?e(lectrons?|-)?\s*[\])]|^\s*(photo-?)?electrons\b|\bin (photo-?)?electrons\b", re.IGNORECASE
+)
 #: Comments of a setting: "Sensor gain" [N], "[0.1 dB]", "mdB", "camera gain setting".
 SETTING_COMMENT = re.compile(r"sensor gain|\bm?dB\b|setting|\bgain (value|index|level)\b", re.IGNORECASE)
 #: Keywords that name the software, and software whose GAIN is a setting [N, S, I, A].
@@ -171,3 +180,5 @@ OTHER_TIMES = (
     ("DATE-BEG", "start"), ("DATE-AVG", "middle"), ("DATE-END", "end"), ("MJD-BEG", "start"), ("MJD-AVG", "middle"),
     ("MJD-END", "end"), ("DATE-OBS", "any"), ("MJD-OBS", "any"), ("JD", "any"), ("JD_UTC", "any"),
 )  # fmt: skip
+#: Times of day that are of the exposure too, whatever the date beside them [R, L, M].
+OTHER_TIMES_OF_DAY = ("UTC-OBS", "UT-OBS", "UT", "TIME-OBS", "UTC")

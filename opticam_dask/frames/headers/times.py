@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from opticam_dask.frames.fits.cards import PlaneTime
 from opticam_dask.frames.headers import keywords
-from opticam_dask.frames.headers.values import HeaderValues, as_number
+from opticam_dask.frames.headers.values import HeaderValues, as_number, sexagesimal
 from opticam_dask.kernels.series.timing import FAR_PLACES, day_length, parse_iso, utc_mjd
 from opticam_dask.kernels.units import JD_OF_MJD, ORDINAL_OF_MJD, SECONDS_PER_DAY
 from opticam_dask.text import shown
@@ -325,6 +325,23 @@ def _hold_against_others(stamp: _TimeStamp, mark: str, exposure_time: float, val
         if (fault := _fault(elapsed, mark, other_mark, exposure_time, slack)) is not None:
             used = " + ".join(stamp.names)
             values.warn(f"{used} and {name} contradict each other, or the exposure time: {fault}")
+    _hold_against_times_of_day(stamp, exposure_time, values)
+
+
+def _hold_against_times_of_day(stamp: _TimeStamp, exposure_time: float, values: HeaderValues) -> None:
+    """Tell where a time of day without a date is hours or minutes from the one that is used."""
+    for name in keywords.OTHER_TIMES_OF_DAY:
+        text = values.header.get(name)
+        if not isinstance(text, str) or name in stamp.names or not _TIME_OF_DAY.match(text):
+            continue
+        hours = sexagesimal(text)
+        elapsed = math.remainder(hours * (SECONDS_PER_DAY / 24.0) - stamp.seconds, SECONDS_PER_DAY)
+        if abs(elapsed) > exposure_time + _READ_OUT + _BETWEEN_SCALES:  # not where it is no number
+            used = " + ".join(stamp.names)
+            values.warn(
+                f"{used} and {name} contradict each other: they are not of the same exposure (a local time?); {used} "
+                "is used"
+            )
 
 
 def _fault(elapsed: float, mark: str, other_mark: str, exposure_time: float, slack: float) -> str | None:
@@ -333,6 +350,9 @@ def _fault(elapsed: float, mark: str, other_mark: str, exposure_time: float, sla
         is_same = abs(elapsed) <= exposure_time + slack + _BETWEEN_SCALES
         return None if is_same else "they are not of the same exposure (a local time, or another date?)"
     place = {"start": 0.0, "middle": 0.5, "end": 1.0}
+    expected = (place[other_mark] - place[mark]) * exposure_time
+    if abs(expected) > 1.0 and abs(1e3 * elapsed - expected) <= _SAME_SHARE * abs(expected):
+        return "the time between them is a thousandth of it: is it in milliseconds? ([ms] in its comment says so)"
     late = {"start": 0.0, "middle": 0.5, "end": 1.0}[other_mark] * (_READ_OUT + _READ_OUT_SHARE * exposure_time)
     fits = [
         assumed
