@@ -23,6 +23,7 @@ from numcodecs.blosc import Blosc
 from numcodecs.vlen import VLenUTF8
 
 from opticam_dask import locations
+from opticam_dask.store.metadata import FILE_NAME
 
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _TYPES = {*(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64", "bool"}
@@ -147,7 +148,7 @@ class ChunkFiles:
 def open_chunks(directory: str) -> ChunkFiles | None:
     """Array of a directory, from its metadata; None for one that has to be left to Zarr."""
     try:
-        with open(os.path.join(directory, "zarr.json"), "rb") as stream:
+        with open(os.path.join(directory, FILE_NAME), "rb") as stream:
             metadata = json.load(stream)
     except (OSError, ValueError):
         return None

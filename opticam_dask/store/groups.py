@@ -64,7 +64,7 @@ class Group:
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group as they are now; empty when there is no such group."""
         try:
-            return dict(read_metadata(self.directory / "zarr.json").get("attributes", {}))
+            return dict(read_metadata(self.directory / FILE_NAME).get("attributes", {}))
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
@@ -88,7 +88,7 @@ class Group:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is an array of this name."""
-        return (self.directory / name / "zarr.json").is_file()
+        return (self.directory / name / FILE_NAME).is_file()
 
     def __getitem__(self, name: str) -> np.ndarray:
         """All values of one array."""
@@ -215,7 +215,7 @@ class Group:
             if locations.is_remote(directory):
                 # nothing can be renamed: a mark says that it is being removed, until it is
                 locations.write_text(doomed, "")
-                (directory / "zarr.json").unlink(missing_ok=True)
+                (directory / FILE_NAME).unlink(missing_ok=True)
             else:
                 directory.rename(doomed)
             finish_removal(doomed)

@@ -125,18 +125,15 @@ def add_arrays_of(store: Store, version: str) -> None:
                 making.add_arrays(part, kind, names)
 
 
-def write_missing_chunks(store: Store) -> int:
-    """Write the chunks of finished blocks that hold fill values only, where they have no file; return how many."""
+def write_missing_chunks(store: Store) -> None:
+    """Write the chunks of finished blocks that hold fill values only, where they have no file."""
     parts = _parts_of(store)
     done: dict[str, np.ndarray] = {}
-    count = 0
     for name, array in all_arrays(store.path).items():
         place = _Place.of(store, name, parts)
         for index in array.chunks():
             if not array.chunk_file(index).exists() and _must_be_there(place, index, done):
                 array.write_chunk_again(index)
-                count += 1
-    return count
 
 
 def compare(path: str | Path, other: str | Path) -> list[str]:
@@ -362,11 +359,11 @@ def _lost_arrays(store: Store, parts: dict[str, Part]) -> Iterator[Damage]:
         labels = {f"photometry/{label}": "photometry" for label in names}
         for group, kind in (kinds | labels).items():
             for name in _expected_names(path, f"{part.group}/{group}", kind):
-                file = path / part.group / group / name / "zarr.json"
+                file = path / part.group / group / name / FILE_NAME
                 if not file.is_file():
                     yield _lost(path, file)
-            if group in labels and not (path / part.group / group / "zarr.json").is_file():
-                yield _lost(path, path / part.group / group / "zarr.json")
+            if group in labels and not (path / part.group / group / FILE_NAME).is_file():
+                yield _lost(path, path / part.group / group / FILE_NAME)
 
 
 def _expected_names(path: Path, group: str, kind: str) -> list[str]:
@@ -397,9 +394,9 @@ def _lost_links(path: Path) -> Iterator[Damage]:
 
 def _damaged_metadata(path: Path) -> Iterator[Damage]:
     for folder, _, files in walk(path, FILE_NAME):
-        if "zarr.json" not in files:
+        if FILE_NAME not in files:
             continue
-        file = folder / "zarr.json"
+        file = folder / FILE_NAME
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             if document["zarr_format"] != 3 or document["node_type"] not in ("array", "group"):

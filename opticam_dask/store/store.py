@@ -89,7 +89,7 @@ class Store(Described):
 
     def exists(self) -> bool:
         """Whether the output directory holds a store."""
-        return (self.path / "zarr.json").is_file()
+        return (self.path / FILE_NAME).is_file()
 
     @property
     def _group(self) -> Group:
@@ -267,7 +267,7 @@ class Store(Described):
 
     def drop_consolidated(self) -> None:
         """Remove the consolidated metadata."""
-        file = self.path / "zarr.json"
+        file = self.path / FILE_NAME
         document = read_metadata(file)
         if document.pop("consolidated_metadata", None) is not None:
             locations.write_text(file, json.dumps(document, indent=2))
@@ -275,7 +275,7 @@ class Store(Described):
     @property
     def is_consolidated(self) -> bool:
         """Whether the store has consolidated metadata, which the end of a run writes."""
-        return read_metadata(self.path / "zarr.json").get("consolidated_metadata") is not None
+        return read_metadata(self.path / FILE_NAME).get("consolidated_metadata") is not None
 
     def finish_changes(self) -> None:
         """Write consolidated metadata, so that readers open the store with one read; remove empty scratch folders."""

@@ -75,16 +75,8 @@ class Segments:
         )
 
 
-def find_sources(
-    image: np.ndarray,
-    flagged: np.ndarray,
-    n_pixels: int,
-    border_width: int = 0,
-    *,
-    n_levels: int = 32,
-    contrast: float = 0.001,
-) -> dict[str, np.ndarray]:
-    """Sources of a frame, brightest first.
+def find_sources(image: np.ndarray, flagged: np.ndarray, n_pixels: int, border_width: int = 0) -> dict[str, np.ndarray]:
+    """Sources of a frame, brightest first, told apart as photutils' ``SourceFinder`` does.
 
     Parameters
     ----------
@@ -96,8 +88,6 @@ def find_sources(
         Least number of connected pixels of a source.
     border_width : int
         Sources whose centre lies in this border are left out.
-    n_levels, contrast
-        Of the deblending, as in photutils' ``SourceFinder``.
 
     Returns
     -------
@@ -109,7 +99,7 @@ def find_sources(
     labels, n_labels = connected(flagged, shape)
     segments = Segments(flagged, values, labels, n_labels)
     segments = segments.chosen(np.bincount(labels, minlength=n_labels) >= n_pixels)
-    segments = deblend(segments, image, n_pixels, n_levels=n_levels, contrast=contrast)
+    segments = deblend(segments, image, n_pixels)
     found = _source_list(segments, shape[1])
     inside = within_border(found["x"], shape[1], border_width) & within_border(found["y"], shape[0], border_width)
     return found if inside.all() else {name: values[inside] for name, values in found.items()}
