@@ -59,8 +59,10 @@ def test_notebook__runs(notebook, tmp_path, monkeypatch, request):
     assert all(len(base64.b64decode(figure)) > 5000 for figure in figures), "a figure is empty"
     told = "".join(output["text"] for output in outputs if output.get("name") == "stderr")
     assert "Warning:" not in told, told
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert not re.search(r"(^ *\S\n){3}", printed, re.MULTILINE), "a sentence is printed letter by letter"
     if check := CHECKS.get(notebook.stem):
-        check("".join(output.get("text", "") for output in outputs))
+        check(printed)
 
 
 def _execute(path: Path, directory: Path) -> list[dict]:
@@ -86,9 +88,14 @@ def _is_bar(output: dict) -> bool:
 
 
 def _check_hat_p_32(printed: str) -> None:
-    """The transit of the literature, in days and percent."""
-    assert float(re.search(r"scatter +([\d.]+) % about the fit", printed).group(1)) <= 0.53
-    assert abs(float(re.search(r"mid-transit ([\d.]+)", printed).group(1)) - 2458107.71406) < 0.002
+    """The transit of the literature, in days and percent, and the numbers of README.md."""
+    scatter = float(re.search(r"scatter +([\d.]+) % about the fit", printed).group(1))
+    middle = float(re.search(r"mid-transit ([\d.]+)", printed).group(1))
+    assert scatter <= 0.53
+    assert abs(middle - 2458107.71406) < 0.002
+    told = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert float(re.search(r"mid-transit, BJD \(TDB\) \| ([\d.]+)", told).group(1)) == pytest.approx(middle, abs=2e-4)
+    assert float(re.search(r"scatter about the fit \| ([\d.]+) %", told).group(1)) == pytest.approx(scatter, abs=0.02)
 
 
 def _check_timing_methods(printed: str) -> None:
