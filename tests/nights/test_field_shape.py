@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 from small_nights import SIGMA_TO_FWHM, add_star
 
-from opticam_dask.kernels.sources import moments
-from opticam_dask.kernels.sources.profiles import field_form
+from opticam_dask.kernels.sources import moments, noise, photometry
+from opticam_dask.kernels.sources.profiles import field_form, profile
 
 SKY = 100.0
 
 
-def _field(sigmas, seed, brightest=2e5, faintest=5e3):
+def _field(sigmas, seed, fluxes=None, *, faintest=5e3):
     """Image without noise, and positions, of Gaussian stars of the given widths, the brightest first."""
+    fluxes = np.geomspace(2e5, faintest, len(sigmas)) if fluxes is None else fluxes
     rng = np.random.default_rng(seed)
     places = np.stack(np.meshgrid(np.arange(4), np.arange(3)), -1).reshape(-1, 2)[: len(sigmas)]
     xy = 30.0 + 55.0 * places + rng.uniform(-5.0, 5.0, places.shape)
     image = np.zeros((170, 225))
-    for (x, y), flux, sigma in zip(xy, np.geomspace(brightest, faintest, len(sigmas)), sigmas, strict=True):
+    for (x, y), flux, sigma in zip(xy, fluxes, sigmas, strict=True):
         add_star(image, x, y, flux, sigma * SIGMA_TO_FWHM, None)
     return image, xy
 
@@ -82,3 +83,32 @@ def test_field_shape__two_stars_and_one():
     assert both.semimajor_sigma == pytest.approx(np.sqrt(np.mean(shapes[0] ** 2)), rel=0.01)
     alone = field_form.field_shape(image, xy[:1], shapes[:, :1], 10.0)
     assert alone.semimajor_sigma == pytest.approx(shapes[0, 0], rel=1e-9)
+
+
+def _pull_of_brightest(frame, xy, flux, form):
+    """How many errors the optimal flux of the first star is off, with Gaussian weights of the form of its frame."""
+    size = 25
+    corners = photometry.origins(xy[:1], size)
+    shape = profile.Shape(form.semimajor_sigma, form.semiminor_sigma, form.orientation)
+    light = profile.profile_weights(profile.gaussian_profile().table(), xy[:1], *corners, size, shape)
+    weights = light / np.sum(light**2)
+    error = np.sqrt(noise.weighted_variance(weights, flux * light, np.full_like(light, np.sqrt(SKY))))
+    return float((np.sum(weights * photometry.cut_out(frame, *corners, size)) - flux) / error[0])
+
+
+@pytest.mark.parametrize("n_faint", [1, 2, 4, 11])
+def test_field_shape__of_one_bright_star_among_faint_ones_keeps_its_flux(n_faint):
+    """A bright target and faint comparisons, as fast photometry has them, whose widths differ by 2 %."""
+    rng = np.random.default_rng(n_faint)
+    widths = np.append(1.0, 1.0 + rng.normal(0.0, 0.02, n_faint))
+    fluxes = np.append(4e5, np.geomspace(8e3, 3e3, n_faint))
+    pulls = []
+    for seeing in np.linspace(1.35, 1.65, 6):
+        image, xy = _field(seeing * widths, 8, fluxes)
+        for _ in range(16):
+            frame = rng.poisson(image + SKY) - SKY
+            shapes = moments.source_shapes(frame, xy, np.full(len(xy), seeing))
+            form = field_form.field_shape(frame, xy, shapes, np.sqrt(SKY))
+            pulls.append(_pull_of_brightest(frame, xy, 4e5, form))
+    # faint stars that counted as much as the bright one made it 2 to 3 wide
+    assert 0.8 < np.std(pulls) < 1.2

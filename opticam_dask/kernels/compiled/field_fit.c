@@ -46,7 +46,14 @@ double fit_robustly(const Stars *stars, const Limits *limits, double *coefficien
     const Py_ssize_t n = stars->n;
     const int n_terms = stars->n_terms;
     const double left = (double)(n - n_terms), freedom = n_terms > 1 ? (double)n / (left > 1.0 ? left : 1.0) : 1.0;
-    double size = 0.0;
+    const double least = limits->least_spread * limits->least_spread;
+    double size = 0.0, told = 0.0, told_twice = 0.0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const double information = 1.0 / (stars->error[i] * stars->error[i]);
+        told += information;
+        told_twice += information * information;
+    }
+    const double most = n_terms == 1 ? told * told * told / (told_twice * told_twice) : (double)INFINITY;
     for (int step = 0; step < (int)limits->n_steps; step++) {
         double widths = 0.0;
         for (Py_ssize_t i = 0; i < n; i++) {
@@ -68,11 +75,12 @@ double fit_robustly(const Stars *stars, const Limits *limits, double *coefficien
             entries[i].index = i;
         }
         double spread = weighted_median(entries, n);
-        spread = limits->least_spread * limits->least_spread > spread ? limits->least_spread * limits->least_spread : spread;
+        spread = least > spread ? least : spread;
+        const double shared = spread < most ? spread : least > most ? least : most; /* what counts against each star */
         double normal[MOST_TERMS * MOST_TERMS] = {0.0}, right[N_MOMENTS][MOST_TERMS] = {{0.0}}, change = 0.0;
         for (Py_ssize_t i = 0; i < n; i++) {
-            const double variance = stars->error[i] * stars->error[i] + spread;
-            weight[i] = 1.0 / (variance * (1.0 + distance[i] * distance[i] / (limits->reach * limits->reach * variance)));
+            const double noise = stars->error[i] * stars->error[i], variance = noise + spread;
+            weight[i] = 1.0 / ((noise + shared) * (1.0 + distance[i] * distance[i] / (limits->reach * limits->reach * variance)));
             const double *terms = stars->design + i * n_terms;
             for (int t = 0; t < n_terms; t++) {
                 for (int u = 0; u < n_terms; u++)

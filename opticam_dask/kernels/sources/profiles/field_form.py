@@ -361,6 +361,10 @@ def _robust_fit(
     beyond noise, so that the brightest do not count more than a few others. What lies far from the others (blends,
     galaxies) counts less the further it lies, by the weights of a Cauchy distribution: nothing changes by a jump.
 
+    For a mean that second part is no larger than the noise of the stars that tell the form best, times their number.
+    What stars differ by is the same in all frames, and noise is not: beside one bright star, faint ones that count as
+    much as it does would change its form, and its flux by several of its errors, from frame to frame.
+
     Parameters
     ----------
     design : ndarray, shape (n, term)
@@ -376,14 +380,16 @@ def _robust_fit(
     """
     coefficients, n_terms = start, design.shape[1]
     freedom = len(error) / max(len(error) - n_terms, 1) if n_terms > 1 else 1.0
+    most = float(np.sum(error**-2.0) ** 3 / np.sum(error**-4.0) ** 2) if n_terms == 1 else np.inf
     for _ in range(_FORM_STEPS):
         expected = coefficients @ design.T
         size = 0.5 * float(np.mean(expected[0] + expected[1]))
         distance = np.sqrt(np.sum((moments - expected) ** 2, axis=0) / len(moments)) / size
         # the median of noise and spread together is 0.89 of their sigma, with three moments
         beyond = freedom * (distance / _MEDIAN_DISTANCE) ** 2 - error**2
-        variance = error**2 + max(float(_weighted_median(beyond[None], trust)[0]), _LEAST_SPREAD**2)
-        weight = 1.0 / (variance * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
+        spread = float(_weighted_median(beyond[None], trust)[0])
+        variance, counted = (error**2 + max(value, _LEAST_SPREAD**2) for value in (spread, min(spread, most)))
+        weight = 1.0 / (counted * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
         inverse, before = np.linalg.inv(np.einsum("nt,nu,n->tu", design, design, weight)), coefficients
         coefficients = np.einsum("mn,n,nt,tu->mu", moments, weight, design, inverse)
         if np.abs(coefficients - before).max() < _AT_REST * size:
