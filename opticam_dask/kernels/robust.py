@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from opticam_dask.kernels import compiled
 
@@ -10,7 +11,12 @@ from opticam_dask.kernels import compiled
 MAD_TO_SIGMA = 1.4826
 
 #: Of more numbers NumPy finds the median sooner.
-_FEW = 512
+_FEW = 1024
+
+
+def known_or(values: npt.ArrayLike, otherwise: float = 0.0) -> np.ndarray:
+    """The values, and another number where one is NaN; ``np.nan_to_num`` takes four times as long."""
+    return np.where(np.isnan(values), otherwise, values)
 
 
 def median(values: np.ndarray) -> float:
@@ -27,6 +33,17 @@ def median(values: np.ndarray) -> float:
     return 0.5 * float(ordered[(n - 1) // 2] + ordered[n // 2])
 
 
+def quantile(values: np.ndarray, share: float) -> float:
+    """Number below which a share of numbers (n,) lies, as ``np.quantile`` gives it, which takes ten times as long."""
+    ordered, rank = np.sort(values), share * (len(values) - 1)
+    below, part = int(rank), rank - int(rank)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    if np.isnan(ordered[-1]):  # it comes last
+        return float("nan")
+    # from the nearer of the two, so that no digits are lost on the way to it
+    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1.0 - part)
+
+
 def finite_median(values: np.ndarray) -> float:
     """Median of the values that are finite; NaN where none is."""
     known = values[np.isfinite(values)]
@@ -35,6 +52,9 @@ def finite_median(values: np.ndarray) -> float:
 
 def weighted_median(values: np.ndarray, weights: np.ndarray | float) -> np.ndarray:
     """Lower weighted median over the first axis; NaN values have no weight."""
+    if isinstance(weights, float) and weights == 1.0 and np.isfinite(values).all():
+        alike: np.ndarray = np.sort(values, axis=0)[(len(values) - 1) // 2]
+        return alike
     order = np.argsort(values, axis=0, kind="stable")
     ordered = np.take_along_axis(np.where(np.isfinite(values), weights, 0.0), order, axis=0)
     reached = np.cumsum(ordered, axis=0) >= 0.5 * np.sum(ordered, axis=0)

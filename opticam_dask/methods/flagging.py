@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.robust import known_or
 from opticam_dask.kernels.sources.profiles import intruders, misfit
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.measuring import Stars
@@ -130,5 +131,5 @@ def blend_flags(stars: Stars, weights: np.ndarray) -> np.ndarray:
 def _summed(values: np.ndarray, source: np.ndarray, n_sources: int) -> np.ndarray:
     """Sum of the values of each source, shape (n,)."""
     total = np.zeros(n_sources)
-    np.add.at(total, source, np.nan_to_num(values))
+    np.add.at(total, source, known_or(values))
     return total

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.robust import known_or
 from opticam_dask.kernels.sources import annulus, joint_fit, photometry
 from opticam_dask.kernels.sources.profiles import intruders, judging, misfit
-from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, profile_weights
+from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, table_radii
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
@@ -240,7 +241,7 @@ def read_stars(
     least = _least_light(table, reach) / shape.area_at(places.xy)
     used = (light > least[:, None, None]) & pixels.is_good & ~saturated
     seen, foreign = _model_fluxes(view, everything, used, places.n_measured)
-    stars, flux, pixels = replace(stars, seen=seen), seen[0][: places.n_measured], stars.pixels
+    flux, pixels = seen[0][: places.n_measured], stars.pixels
     response = None if view.response_at is None else view.response_at(pixels.x0, pixels.y0, size)
     usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     noise = _quiet_noise(view, places, pixels)
@@ -248,7 +249,7 @@ def read_stars(
     windows = pixels.electrons, stars.light, flux, foreign, (pixels.rms, noise), response
     found = judging.judge_stars(*windows, masks, least[: len(flux)], usual)
     is_covered = np.isfinite(found.chi2) & intruders.are_suspect(found.deviation, found.judged, shape.sigma)
-    stars, suspects = replace(stars, chi2=found.chi2), np.flatnonzero(found.is_suspect | is_covered)
+    stars, suspects = replace(stars, chi2=found.chi2, seen=seen), np.flatnonzero(found.is_suspect | is_covered)
     if not len(suspects):
         return stars
     return _look_again(
@@ -278,13 +279,13 @@ def _quiet_noise(view: FrameView, places: Places, pixels: Pixels) -> np.ndarray:
     if view.level_at is not None:
         middle = slice(places.size // 2, places.size // 2 + 1)
         here = view.level_at(pixels.x0, pixels.y0, places.size)[:, middle, middle]
-    most = _NOISIEST * np.sqrt(rms**2 + np.maximum(np.nan_to_num(here, nan=level) - level, 0.0))
+    most = _NOISIEST * np.sqrt(rms**2 + np.maximum(known_or(here, level) - level, 0.0))
     return np.minimum(pixels.rms, most)
 
 
 def _least_light(table: np.ndarray, reach: float) -> float:
     """Light per unit of area so many sigma from the middle of a star."""
-    return float(np.interp(reach, TABLE_STEP * np.arange(len(table)), table))
+    return float(np.interp(reach, table_radii(len(table)), table))
 
 
 def narrowed(stars: Stars, size: int) -> Stars:
@@ -388,12 +389,13 @@ def _are_covered(
     # what an annulus holds of the star itself lowers its pixels
     taken_off = in_annulus * np.maximum(fit.flux, 0.0)
     sky_error = np.hypot(sky_error, _ANNULUS_ERROR * taken_off)
-    covered = intruders.hold_other_light(stars, fit, (-taken_off, sky_error), reach=counted)
+    amplitudes = intruders.find_amplitudes(stars, fit, (-taken_off, sky_error))
+    covered = intruders.hold_other_light(amplitudes, fit, reach=counted)
     chosen = np.flatnonzero(covered.any(axis=1))
     if len(chosen):
         typical = frame_stars.profile_misfit(view, stars.shape, stars.is_good.shape[1]).other_light
-        those, sky = (stars.rows(chosen), fit.rows(chosen)), (-taken_off[chosen], sky_error[chosen])
-        covered[chosen] = intruders.hold_other_light(*those, sky, reach=counted, typical=typical)
+        those = amplitudes.rows(chosen), fit.rows(chosen)
+        covered[chosen] = intruders.hold_other_light(*those, reach=counted, typical=typical)
     return covered
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.robust import known_or
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.sources import annulus, noise, photometry
 from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, profile_weights
@@ -301,7 +302,7 @@ class AperturePhotometer(BasePhotometer):
         variance = noise.aperture_variance(weights, electrons, pixels.rms, response, view.told_variance(*window))
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
         if light is not None:
-            variance += (_OF_APERTURE * frame_stars.sampling_error(view, shape) * np.nan_to_num(flux)) ** 2
+            variance += (_OF_APERTURE * frame_stars.sampling_error(view, shape) * known_or(flux)) ** 2
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         systematic = np.zeros(len(xy))
         if view.response_at is not None and view.response_error_at is not None:
@@ -457,8 +458,7 @@ class OptimalPhotometer(BasePhotometer):
         ValueError
             When neither the frame nor the catalogue has a FWHM.
         """
-        sigma = frame_stars.star_sigma(view, np.nan)
-        shape = frame_stars.star_shape(view, sigma)
+        shape = frame_stars.star_shape(view, frame_stars.star_sigma(view, np.nan))
         if not shape.is_known():
             raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
         stars = self._stars(view, shape, shape.sigma, [OPTIMAL_REACH * shape.semimajor_sigma], OPTIMAL_REACH)
@@ -477,7 +477,7 @@ class OptimalPhotometer(BasePhotometer):
         model = np.maximum(flux, 0.0)[:, None, None] * light
         variance = noise.weighted_variance(weights, model, pixels.rms, response, view.told_variance(*window))
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
-        variance += (frame_stars.sampling_error(view, shape) * np.nan_to_num(flux)) ** 2
+        variance += (frame_stars.sampling_error(view, shape) * known_or(flux)) ** 2
         systematic = None
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)

@@ -9,6 +9,7 @@ import numpy as np
 
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels import compiled, graphs
+from opticam_dask.kernels.robust import known_or
 from opticam_dask.kernels.sources import centroids, joint_fit, photometry
 from opticam_dask.kernels.sources.profiles import misfit
 from opticam_dask.kernels.sources.profiles.profile import (
@@ -20,6 +21,7 @@ from opticam_dask.kernels.sources.profiles.profile import (
     light_of_forms,
     position_slopes,
     profile_weights,
+    table_radii,
 )
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
@@ -170,7 +172,7 @@ def neighbours_of(view: FrameView, xy: np.ndarray, reach: float, shape: Shape) -
         return np.empty((0, 3))
     away = graphs.nearest_distances(view.neighbours[:, :2], xy[known])
     rho = np.maximum(away - reach, 0.0) / shape.semimajor_sigma
-    light = np.interp(rho, TABLE_STEP * np.arange(len(view.profile)), view.profile, right=0.0)
+    light = np.interp(rho, table_radii(len(view.profile)), view.profile, right=0.0)
     brightest = view.flux_scale * view.neighbours[:, 2] * light / (shape.semimajor_sigma * shape.semiminor_sigma)
     column, row = (
         np.clip(np.rint(view.neighbours[:, axis]).astype(np.int64), 0, view.shape[1 - axis] - 1) for axis in (0, 1)
@@ -412,9 +414,9 @@ def neighbour_light(
         # light at the side of the window that faces the neighbour
         table, away = frame_stars.profile_table(view), np.hypot(*(xy[pairs[:, 0]] - xy[pairs[:, 1]]).T)
         rho = np.maximum(away - places.size / 2.0, 0.0) / shape.semimajor_sigma
-        side = np.interp(rho, TABLE_STEP * np.arange(len(table)), table) / table.max()
+        side = np.interp(rho, table_radii(len(table)), table) / table.max()
         ratio = places.flux[pairs[:, 1]] / np.maximum(places.flux[pairs[:, 0]], 1.0)
-        pairs = pairs[side * np.nan_to_num(ratio) > _LEAST_NEIGHBOUR]
+        pairs = pairs[side * known_or(ratio) > _LEAST_NEIGHBOUR]
     source, other = pairs.T
     corners = places.x0[source], places.y0[source]
     return source, other, profile_weights(frame_stars.profile_table(view), xy[other], *corners, places.size, shape)

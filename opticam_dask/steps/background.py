@@ -135,7 +135,8 @@ def measure_sky(result: FrameResult) -> None:
         return
     mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
     sources = {
-        name: np.append(result.sources.get(name, ()), result.beyond_slots.get(name, ())) for name in ("x", "y", "flux")
+        name: np.concatenate([result.sources.get(name, ()), result.beyond_slots.get(name, ())])
+        for name in ("x", "y", "flux")
     }
     disks = source_disks(
         np.column_stack([sources["x"], sources["y"]]),

@@ -91,7 +91,7 @@ def _sources_of_segments(steps: FrameSteps, frame: subtraction.SubtractedFrame) 
     found = segments.find_sources(frame.image, frame.flagged, steps.finder.n_pixels, steps.finder.border_width)
     n_sources = len(found["x"])
     missing = np.full(max(0, steps.n_slots - n_sources), np.nan)
-    return {name: np.append(values, missing) for name, values in found.items()}, n_sources
+    return {name: np.concatenate([values, missing]) for name, values in found.items()}, n_sources
 
 
 def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.ndarray], n_sources: int) -> None:

@@ -14,7 +14,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
 from opticam_dask.kernels.images.sky.uneven import unevenness
-from opticam_dask.kernels.robust import median
+from opticam_dask.kernels.robust import known_or, median
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.tracks import places_on_track
@@ -244,7 +244,7 @@ def _photometric_mesh(
     steps = job.steps
     grid = steps.image_shape, steps.box_size
     mesh, rms_mesh = result["background_mesh"], result["background_rms_mesh"]
-    level: np.ndarray = mesh + np.nan_to_num(result["background_offset_mesh"])
+    level: np.ndarray = mesh + known_or(result["background_offset_mesh"])
     fwhm, noise = _fwhm_of(job, result), float(result["background_rms"])
     detected = np.column_stack([result["x"], result["y"]])
     before = source_disks(detected, result["flux"], background_rms=noise, fwhm=fwhm)
@@ -282,7 +282,7 @@ def _undetected(job: Measuring, result: Mapping[str, Any]) -> tuple[tuple[np.nda
     if np.count_nonzero(is_found) >= _FEWEST_MATCHED:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = result["flux"][known][matched[is_found]] / job.catalog_flux[is_found]
-        scale = float(np.nan_to_num(median(ratio), nan=1.0))
+        scale = float(known_or(median(ratio), 1.0))
     return (xy[~is_found], scale * job.catalog_flux[~is_found]), scale
 
 
@@ -301,7 +301,7 @@ def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -
         Shape ``(ny, nx)`` of the frame; without it the mean form, whatever its change over the frame.
     """
     # stores of older versions have one form for all stars of a frame
-    terms = np.nan_to_num(result.get("form_terms", 0.0))
+    terms = known_or(result.get("form_terms", 0.0))
     form = profile.Shape(
         *(float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))),
         change=profile.FormChange(terms, frame) if frame is not None and np.any(terms) else None,

@@ -221,11 +221,14 @@ def fluxes_together(
     source, other, shares = (values[is_free[source] & is_free[other]] for values in (source, other, shares))
     is_strong = shares > _COUPLED
     one, two, coupling = source[is_strong], other[is_strong], shares[is_strong]
+    row = np.full(len(alone), -1)  # in the equations of its group
     for members in linked_groups(len(alone), one, two):
-        inside = np.isin(one, members)
+        row[members] = np.arange(len(members))
+        inside = row[one] >= 0
         matrix = np.eye(len(members))
-        matrix[np.searchsorted(members, one[inside]), np.searchsorted(members, two[inside])] = coupling[inside]
+        matrix[row[one[inside]], row[two[inside]]] = coupling[inside]
         flux[members] = _solved(matrix, flux[members])
+        row[members] = -1
     np.subtract.at(flux, source, np.where(is_strong, 0.0, shares * flux[other]))
     return flux
 

@@ -239,7 +239,7 @@ def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.nd
     start = np.clip(np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5), 0.8, _LARGEST_SIGMA)
     reach = reach_of(start)
     shapes = np.full((3, len(xy)), np.nan)
-    for half in np.unique(reach).tolist():
+    for half in sorted(set(reach.tolist())):
         chosen, size = reach == half, 2 * half + 1
         x0, y0 = photometry.origins(xy[chosen], size)
         cutouts = photometry.cut_out(image, x0, y0, size)

@@ -25,7 +25,7 @@ LIMITS.flags.writeable = False
 
 def per_source(value: float | np.ndarray, n_sources: int) -> np.ndarray:
     """One value for each source, from one value for all of them or one for each."""
-    return np.broadcast_to(np.asarray(value, dtype=float), (n_sources,))
+    return np.asarray(value, dtype=float) if np.ndim(value) else np.full(n_sources, value, dtype=float)
 
 
 def pixel_grid(cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opticam_dask.kernels import compiled, graphs
-from opticam_dask.kernels.robust import median
+from opticam_dask.kernels.robust import known_or, median
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.moments import axes_of, moments_of
 from opticam_dask.kernels.sources.profiles import spikes
@@ -470,7 +470,7 @@ def field_terms(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def field_places(xy: np.ndarray, frame: tuple[int, int]) -> np.ndarray:
     """Places from -1 to 1 across a frame of ``frame = (ny, nx)`` pixels, shape (2, n); 0 for NaN positions."""
     half = (np.array(frame[::-1]) - 1.0) / 2.0
-    places: np.ndarray = np.clip(np.nan_to_num((np.asarray(xy) - half) / np.maximum(half, 1.0)), -1.0, 1.0).T
+    places: np.ndarray = np.clip(known_or((np.asarray(xy) - half) / np.maximum(half, 1.0)), -1.0, 1.0).T
     return places
 
 

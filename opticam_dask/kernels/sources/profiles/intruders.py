@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -76,15 +77,70 @@ def are_suspect(deviation: np.ndarray, used: np.ndarray, sigma: float) -> np.nda
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Amplitudes:
+    """What each form of light is found to have at each star, fitted together with the star and the sky.
+
+    Attributes
+    ----------
+    found, error : ndarray, shape (n, form)
+        Electrons in the brightest pixel, and their 1-sigma errors.
+    light : ndarray, shape (n, size * size)
+        The star's own light.
+    forms : ndarray, shape (form, size * size)
+        See :func:`forms_of_light`.
+    """
+
+    found: np.ndarray
+    error: np.ndarray
+    light: np.ndarray
+    forms: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> Amplitudes:
+        """Those at the stars ``chosen``."""
+        return Amplitudes(self.found[chosen], self.error[chosen], self.light[chosen], self.forms)
+
+
 def hold_other_light(
-    stars: misfit.StarWindows,
-    fit: misfit.StarFit,
-    sky: tuple[np.ndarray | float, np.ndarray | float],
-    *,
-    reach: Sequence[float],
-    typical: np.ndarray | None = None,
+    amplitudes: Amplitudes, fit: misfit.StarFit, *, reach: Sequence[float], typical: np.ndarray | None = None
 ) -> np.ndarray:
     """Stars over which there is faint light that is not theirs, and matters for fluxes; shape (n, radius).
+
+    Parameters
+    ----------
+    amplitudes : Amplitudes
+        What there is of each form of light.
+    fit : StarFit
+        What the fit of the profile to the stars left.
+    reach : sequence of float
+        Radii in which fluxes are measured, pixels.
+    typical : ndarray, shape (form,), optional
+        Amplitudes that the profile's errors make (:func:`typical_amplitudes`), relative to flux.
+    """
+    amplitude, error, light = amplitudes.found, amplitudes.error, amplitudes.light
+    if typical is not None:
+        error = np.hypot(error, 2.0 * typical * np.maximum(fit.flux, 0.0)[:, None])
+    least = (_LEAST_PART if typical is not None and typical.any() else _LEAST_PART_ALONE) * fit.flux
+    variance = fit.errors.reshape(len(amplitude), -1) ** 2
+    is_sure = amplitude > _SURE * error
+    if not is_sure.any():
+        return np.zeros((len(amplitude), len(reach)), dtype=bool)
+
+    def matters(weights: np.ndarray) -> np.ndarray:
+        # a flux with these weights: what each form of light adds to it, and its error
+        share = np.sum(weights * light, axis=-1)[:, None]
+        added = amplitude * (weights @ amplitudes.forms.T) / share
+        flux_error = np.sqrt(np.sum(weights**2 * variance, axis=-1))[:, None] / share
+        return np.any(is_sure & (np.abs(added) > np.maximum(_MATTERS * flux_error, least[:, None])), axis=1)
+
+    by_profile, size = matters(light), fit.errors.shape[1]
+    return np.stack([by_profile | matters(_disk(size, radius)) for radius in reach], axis=-1)
+
+
+def find_amplitudes(
+    stars: misfit.StarWindows, fit: misfit.StarFit, sky: tuple[np.ndarray | float, np.ndarray | float]
+) -> Amplitudes:
+    """Amplitude of each form of light at each star, fitted together with the star and the sky, and its error.
 
     Parameters
     ----------
@@ -92,45 +148,9 @@ def hold_other_light(
         The stars, and what the fit of the profile to them left.
     sky : tuple of float or ndarray, shape (n,)
         Sky level that is expected in the pixels, and its error, electrons per pixel.
-    reach : sequence of float
-        Radii in which fluxes are measured, pixels.
-    typical : ndarray, shape (form,), optional
-        Amplitudes that the profile's errors make (:func:`typical_amplitudes`), relative to flux.
-    """
-    amplitude, error, design = amplitudes(stars, fit, sky)
-    if typical is not None:
-        error = np.hypot(error, 2.0 * typical * np.maximum(fit.flux, 0.0)[:, None])
-    size = fit.errors.shape[1]
-    forms = forms_of_light(size, _step_of(stars.shape))
-    least = (_LEAST_PART if typical is not None and typical.any() else _LEAST_PART_ALONE) * fit.flux
-    variance = fit.errors.reshape(len(amplitude), -1) ** 2
-    is_sure = amplitude > _SURE * error
-
-    def matters(weights: np.ndarray) -> np.ndarray:
-        # a flux with these weights: what each form of light adds to it, and its error
-        share = np.sum(weights * design[:, 0], axis=-1)[:, None]
-        added = amplitude * (weights @ forms.T) / share
-        flux_error = np.sqrt(np.sum(weights**2 * variance, axis=-1))[:, None] / share
-        return np.any(is_sure & (np.abs(added) > np.maximum(_MATTERS * flux_error, least[:, None])), axis=1)
-
-    by_profile = matters(design[:, 0])
-    return np.stack([by_profile | matters(_disk(size, radius)) for radius in reach], axis=-1)
-
-
-def amplitudes(
-    stars: misfit.StarWindows, fit: misfit.StarFit, sky: tuple[np.ndarray | float, np.ndarray | float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Amplitude of each form of light at each star, fitted together with the star and the sky, and its error.
-
-    Returns
-    -------
-    amplitude, error : ndarray, shape (n, form)
-        Electrons in the brightest pixel.
-    design : ndarray, shape (n, 5, size * size)
-        The star's own light, how it changes with place and width, and the sky.
     """
     n, size = fit.errors.shape[:2]
-    forms = forms_of_light(size, _step_of(stars.shape))
+    forms, squares = forms_of_light(size, _step_of(stars.shape))
     light, slopes = misfit.templates(stars.table, fit.xy, stars.corners, size, profile.forms_at(stars.shape, fit.xy))
     level = np.ones((n, 1, size, size))
     design = np.concatenate([light[:, None], slopes * fit.flux[:, None, None, None], level], axis=1).reshape(n, 5, -1)
@@ -148,12 +168,13 @@ def amplitudes(
     slope = design @ np.where(fit.is_stray.reshape(n, -1), weighted_residual, 0.0)[:, :, None]
     slope[:, 4, 0] = np.sum(weighted_residual, axis=1) + of_sky * sky[0]
     # what of each form star and sky would take up is none of it
-    shared, alone = weighted @ forms.T, weights @ (forms**2).T
+    shared, alone = weighted @ forms.T, weights @ squares.T
     taken = np.linalg.solve(normal, shared)
     left = np.maximum(alone - np.sum(shared * taken, axis=1), 1e-3 * alone)
     found = weighted_residual @ forms.T - np.sum(taken * slope, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(left > 0, found / left, 0.0), np.where(left > 0, left**-0.5, np.inf), design
+        amplitude, error = np.where(left > 0, found / left, 0.0), np.where(left > 0, left**-0.5, np.inf)
+    return Amplitudes(amplitude, error, design[:, 0], forms)
 
 
 def typical_amplitudes(stars: misfit.StarWindows, fit: misfit.StarFit, sky_error: float) -> np.ndarray:
@@ -162,11 +183,11 @@ def typical_amplitudes(stars: misfit.StarWindows, fit: misfit.StarFit, sky_error
     What most stars have is an error of the profile, and the brightest tell best; 0 for too few stars, and where noise
     explains it.
     """
-    amplitude, error, _ = amplitudes(stars, fit, (0.0, sky_error))
+    amplitudes = find_amplitudes(stars, fit, (0.0, sky_error))
     is_bright = fit.flux > 0
     flux = fit.flux[is_bright]
     weights = np.minimum(flux, np.sort(flux)[-_EQUALS]) if len(flux) >= _EQUALS else flux
-    relative, noise = (values[is_bright] / flux[:, None] for values in (amplitude, error))
+    relative, noise = (values[is_bright] / flux[:, None] for values in (amplitudes.found, amplitudes.error))
     typical = misfit.typical_beyond_noise(relative**2, noise**2, weights[:, None])
     # a dozen stars do not tell one direction from another
     return np.concatenate([np.full(n, typical[first : first + n].max()) for first, n in _families()])
@@ -189,8 +210,8 @@ def _step_of(shape: Shape) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def forms_of_light(size: int, step: int) -> np.ndarray:
-    """Forms of light over a star in the middle of a window, brightest pixel 1; shape (form, size * size).
+def forms_of_light(size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Forms of light over a star in the middle of a window, brightest pixel 1, and their squares.
 
     The last one is -1 everywhere: a trail beside the window has raised the sky that was taken off.
 
@@ -200,6 +221,10 @@ def forms_of_light(size: int, step: int) -> np.ndarray:
         Side of the window, odd.
     step : int
         Logarithm of sigma in steps of 5 %.
+
+    Returns
+    -------
+    forms, squares : ndarray, shape (form, size * size)
     """
     sigma = math.exp(_WIDTH_STEP * step)
     offsets = np.arange(size) - size // 2
@@ -213,11 +238,15 @@ def forms_of_light(size: int, step: int) -> np.ndarray:
         angle = (2.0 * np.pi / n_places * np.arange(n_places))[:, None]
         forms.append(np.exp(-0.5 * ((x - distance * np.cos(angle)) ** 2 + (y - distance * np.sin(angle)) ** 2)))
     found = np.concatenate([*forms, np.full((1, size**2), -1.0)])
-    found.flags.writeable = False
-    return found
+    squares = found**2
+    found.flags.writeable = squares.flags.writeable = False
+    return found, squares
 
 
+@functools.lru_cache(maxsize=32)
 def _disk(size: int, radius: float) -> np.ndarray:
     """Pixels of a window within a radius of its middle, shape (size * size,)."""
     offsets = np.arange(size) - size // 2
-    return (np.hypot(*np.meshgrid(offsets, offsets)) < radius).astype(float).ravel()
+    disk = (np.hypot(*np.meshgrid(offsets, offsets)) < radius).astype(float).ravel()
+    disk.flags.writeable = False
+    return disk

@@ -465,6 +465,14 @@ def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return light
 
 
+@functools.cache
+def table_radii(n: int) -> np.ndarray:
+    """Radii of the ``n`` entries of a table that goes on in steps to its end, in units of sigma."""
+    radii = TABLE_STEP * np.arange(n)
+    radii.flags.writeable = False
+    return radii
+
+
 def table_radius(index: np.ndarray) -> np.ndarray:
     """Radii in units of sigma that entries of :meth:`Profile.table` belong to."""
     return TABLE_STEP * np.minimum(index, len(_GRID) - 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from opticam_dask.kernels.robust import known_or, quantile
+
 #: The core of a star is looked at in a square of so many pixels along a side, and one more around it.
 SIZE = 9
 
@@ -43,11 +45,11 @@ def spike_doubt(windows: np.ndarray, light: np.ndarray, noise: float, variance: 
     pixels, light, variance = windows[known], light[known], variance[known]
     inner = pixels[:, 1:-1, 1:-1]
     around = (pixels[:, :-2, 1:-1] + pixels[:, 2:, 1:-1] + pixels[:, 1:-1, :-2] + pixels[:, 1:-1, 2:]) / 4.0
-    stands_out = np.nan_to_num(inner - around, nan=0.0)
-    by_noise = 1.25 * (np.maximum(np.nan_to_num(around), 0.0) + noise**2)
+    stands_out = known_or(inner - around)
+    by_noise = 1.25 * (np.maximum(known_or(around), 0.0) + noise**2)
     above = np.max(stands_out - _BY_NOISE * np.sqrt(by_noise), axis=(1, 2)) / light
     sharpness = np.max(stands_out, axis=(1, 2)) / light
     # wide stars are blunt: sharpness falls with the square of the variance
-    usual = np.quantile(sharpness * variance**2, _SHARP) / variance**2
+    usual = quantile(sharpness * variance**2, _SHARP) / variance**2
     doubt[known] = _CHANGES * np.maximum(above - usual * (1.0 + _BY_PLACE / variance), 0.0)
     return doubt
