@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Stage:
-    """What is under way: its name, how much of it there is and is done, and when the last line told so."""
+    """Stage under way: its name, its size, how much is done, and when a line last said so."""
 
     name: str
     total: int

@@ -385,5 +385,5 @@ def file_word(name: str) -> str:
 
 
 def digest_of(name: str) -> str:
-    """A few digits that end the name of a file where its letters alone may be those of another."""
+    """Digits that tell names apart which are the same once they are names of files."""
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_DIGITS]

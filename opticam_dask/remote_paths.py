@@ -64,7 +64,7 @@ class Facts(NamedTuple):
 
 
 def storage_options(place: PathLike | RemotePath) -> dict[str, Any]:
-    """Options for whatever opens a remote place itself, beside those of fsspec's configuration."""
+    """Options for libraries that open a remote place themselves, beside fsspec's configuration."""
     return {**_OPTIONS, **(_OF_S3 if str(place).startswith(("s3://", "s3a://")) else {})}
 
 

@@ -33,7 +33,7 @@ _STYLE = (
 
 
 def read_by_hand(path: Path) -> str:
-    """Text of a file that people write; the mark that editors put before it (a BOM) is no part of it.
+    """Text of a file that people write, without the mark that editors put before it (a BOM).
 
     Raises
     ------

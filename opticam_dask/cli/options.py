@@ -60,7 +60,7 @@ def frame_timeout(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parameters(options: argparse.Namespace) -> ReductionParameters:
-    """Parameters of the configuration file, overridden by those of the command line."""
+    """Parameters of the configuration file, overridden by options of the command line."""
     values = read_parameters(options.config) if options.config else {}
     for name in parameter_names():
         value = getattr(options, name, None)

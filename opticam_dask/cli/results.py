@@ -90,7 +90,7 @@ def save_curves(out_directory: str, curves: Mapping[str, CurveArrays], prefix: s
 
 
 def _curve_record(key: str, curve: CurveArrays) -> dict[str, Any]:
-    """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
+    """Summary of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
     from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
 
     flux, error = (curve[name].to_numpy() for name in ("relative_flux", "relative_flux_err"))

@@ -61,7 +61,7 @@ __all__ = [
 
 
 class _Reader(Protocol):
-    """What is needed of a reader here (``frames.Reader`` is the documented protocol)."""
+    """Reader of frames, as far as blocks need it (``frames.Reader`` is the documented protocol)."""
 
     def read(self, path: str) -> np.ndarray: ...
 

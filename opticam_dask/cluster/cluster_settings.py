@@ -311,7 +311,7 @@ def job_memory() -> int | None:
 
 
 def usable_memory() -> int:
-    """Bytes that this process and its children may use: those of the machine, its control group or its job."""
+    """Bytes that this process and its children may use: memory of the machine, its control group or job."""
     limits = [psutil.virtual_memory().total, job_memory()]
     for file in ("memory/memory.limit_in_bytes", "memory.max", "memory.high"):
         with contextlib.suppress(OSError, ValueError):  # of another version, or without a limit

@@ -126,7 +126,7 @@ class _Task:
     worker: str | None = None
 
     def function(self, frame_timeout: float) -> tuple[BlockFunction, str]:
-        """What is done with the block, and what the task is called."""
+        """Function that a task applies to its block, and the name of the task."""
         rescue, name = self.group.rescue, self.group.name
         if self.is_rescue and rescue is not None:
             return functools.partial(rescue, frame_timeout), f"rescue-{name}"

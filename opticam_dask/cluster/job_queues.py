@@ -281,7 +281,7 @@ class JobQueue:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _count_fruitless(self, name: str, job: Any, state: str, now: float) -> None:
-        """A job that ended without a worker: a few of them in a row mean that jobs cannot work as they are."""
+        """Count jobs that ended without a worker: a few in a row mean that no job will get one."""
         if name in self._seen or state == "CANCELLED":
             return
         self._fruitless += 1

@@ -216,7 +216,7 @@ class _Found:
         self.warned: dict[str, tuple[int, str]] = {}
 
     def add(self, results: Sequence[_Result]) -> None:
-        """Take in what some files have told."""
+        """Add the headers of some files."""
         self.rows += [result.row for result in results if result.row]
         if len(self.rows) >= _ROWS_AT_ONCE:  # a table takes a fraction of the memory
             self.close()

@@ -1,4 +1,4 @@
-"""What is told of files only where not all of them say the same: which image is the frame, where a window lies."""
+"""Notes about files that differ: which image is the frame, where a window lies."""
 
 from __future__ import annotations
 

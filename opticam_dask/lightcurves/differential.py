@@ -394,7 +394,7 @@ def keep_relative_light_curve(curve: xr.Dataset | CurveArrays, out_directory: st
 def keep_relative_light_curves(
     curves: Iterable[xr.Dataset | CurveArrays], out_directory: str | Path, name: str
 ) -> None:
-    """Keep light curves of cameras in the store as ``<key>/differential/<name>``, in place of those of this name.
+    """Keep light curves of cameras in the store as ``<key>/differential/<name>``; older ones of this name are replaced.
 
     Parameters
     ----------

@@ -199,7 +199,7 @@ def _write(table: Table, file: Path, form: Format) -> None:
 
 
 def _table(one: CurveArrays, names: Sequence[str], meta: Mapping[str, object]) -> Table:
-    """Variables as a table with units, as far as there are such; those of several radii have a second dimension."""
+    """Variables as a table, with units where they have one; variables of several radii have a second dimension."""
     from astropy import units
     from astropy.table import Column, Table
 
@@ -229,7 +229,7 @@ def _meta(one: CurveArrays) -> dict[str, object]:
 
 
 def _times_meta(one: CurveArrays) -> dict[str, object]:
-    """The column that is meant for timing, and its scale; the names of both time columns say theirs."""
+    """Column of times for timing, and its scale; names of time columns say their scale."""
     has_bmjd = bool(np.isfinite(one["bmjd_tdb"].to_numpy()).any())
     return {
         "TIMESYS": "TDB" if has_bmjd else "UTC",

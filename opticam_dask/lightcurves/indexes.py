@@ -62,7 +62,7 @@ def pixel_coordinates(shape: tuple[int, int]) -> dict[str, Any]:
 
 
 def box_coordinates(mesh_shape: tuple[int, int], box_size: tuple[int, int]) -> dict[str, Any]:
-    """Coordinates ``mesh_y`` and ``mesh_x`` of meshes: the centres of their boxes, in pixels as those of images."""
+    """Coordinates ``mesh_y`` and ``mesh_x`` of meshes: the centres of their boxes, in pixels of the images."""
     return {
         f"mesh_{axis}": (
             f"mesh_{axis}",

@@ -87,7 +87,7 @@ class SourceClock:
 
 
 def clocks_of(parts: Sequence[Part]) -> list[SourceClock] | None:
-    """Clocks of the parts of a camera; None where the times are those of the pointing."""
+    """Clocks of the parts of a camera; None where barycentric times are for the pointing, not for each source."""
     store = Store(parts[0].path)
     attributes = store.attributes
     parameters, instrument = json.loads(attributes["parameters"]), attributes.get("instrument_definition", {})

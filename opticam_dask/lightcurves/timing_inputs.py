@@ -172,7 +172,7 @@ def gather(
 
 
 def require_one_scale(curves: Iterable[tuple[str, TimingCurve]]) -> None:
-    """Refuse light curves, by camera key, whose times are of different scales; those of an unknown one go with any.
+    """Refuse light curves, by camera key, with times on different scales; an unknown scale goes with any.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def require_one_scale(curves: Iterable[tuple[str, TimingCurve]]) -> None:
 
 
 def _columns_of_keys(series: Any) -> dict[str, Any]:
-    """Light curves of a table that has those of several cameras, each without the rows of the others alone."""
+    """Light curves of a table of several cameras, each as a table of its own, by camera key."""
     names = list(series.colnames) if isinstance(series, TimeSeries) else list(getattr(series, "columns", []))
     fluxes = [name for name in names if str(name).endswith("_rel_flux")]
     if not fluxes:

@@ -155,7 +155,7 @@ class CalibrationFrames:
 
 
 def _windows(table: pd.DataFrame) -> dict[str, str]:
-    """Parts of the detector that frames are of, by their headers, each with a file of it."""
+    """Read-out windows of frames by their headers, each with a file that has it."""
     known = table[table["window"] != ""].drop_duplicates("window")
     return dict(zip(known["window"], known["file"], strict=True))
 

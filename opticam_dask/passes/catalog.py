@@ -169,7 +169,7 @@ def _fwhm_of(
 
 
 def _warnings(fwhm: float, seeing: float, is_star: np.ndarray) -> tuple[str, ...]:
-    """What is odd about a catalogue, in words."""
+    """Warnings about an odd catalogue, in words."""
     found = []
     n_stars, n_sources = int(np.count_nonzero(is_star)), len(is_star)
     if np.isfinite(seeing) and not SEEING_RANGE[0] <= fwhm / seeing <= SEEING_RANGE[1]:

@@ -75,7 +75,7 @@ def try_frame(job: SampleJob, block: int, offset: int) -> None:
 def _with_kept(
     frames: Sequence[int], kept: Iterator[tuple[int, Mapping[str, np.ndarray]]]
 ) -> Iterator[tuple[int, KeptPixels | None]]:
-    """Frames of a block in order, each with what is kept of it; of all others nothing stays in memory."""
+    """Frames of a block in order, each with its kept cut-outs; one is in memory at a time."""
     nothing: dict[str, np.ndarray] = {}
     latest: tuple[float, Mapping[str, np.ndarray]] = (-1, nothing)
     for index in frames:

@@ -69,7 +69,7 @@ class _SkyView:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape ``(ny, nx)`` of the frames as they are reduced."""
+        """Shape ``(ny, nx)`` of the frames after rebinning."""
         return self.part.shape[0] // self.rebin_factor, self.part.shape[1] // self.rebin_factor
 
     def keep(self, solution: SkySolution) -> None:

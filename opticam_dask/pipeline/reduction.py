@@ -77,7 +77,7 @@ class Progress(Protocol):
         ...
 
     def tell(self, message: str) -> None:
-        """Something the user should know."""
+        """Tell the user something."""
         ...
 
 

@@ -136,7 +136,7 @@ def _align(job: Aligning, result: FrameResult) -> None:
 
 
 def _match(job: Aligning, reference: _Stars, frame: _Stars) -> match.FoundTransform:
-    """Transform from positions and fluxes of the reference frame to those of a frame."""
+    """Transform from the reference frame to a frame, by positions and fluxes of stars in both."""
     return match.find_transform(
         reference[0],
         frame[0],

@@ -301,7 +301,7 @@ _MASKS = ("saturated", "cosmic_rays", "non_linear")
 def keep_pixels(
     steps: FrameSteps, entry: Mapping[str, Any], result: Mapping[str, Any], stars: profile.Shape
 ) -> KeptPixels:
-    """The pixels of a frame around its brightest detections, all of them where these are most of it.
+    """Pixels of a frame around its brightest detections; the whole frame where these cover most of it.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ class ZarrArray:
         self.array[start:stop, first : first + values.shape[1]] = values
 
     def widen(self, n_columns: int) -> None:
-        """Make room for further columns: the chunks that are there stay as they are."""
+        """Make room for further columns; present chunks stay unchanged."""
         self.array.resize((self.array.shape[0], n_columns, *self.array.shape[2:]))
 
     def write_whole(self, values: np.ndarray) -> None:
@@ -228,7 +228,7 @@ def create_group(path: Path, group: str, attributes: Mapping[str, Any], *, overw
 
 
 def consolidate(path: Path) -> None:
-    """Write the metadata of all groups and arrays beside those of the root."""
+    """Write the metadata of all groups and arrays into the file of the root, too."""
     if not locations.is_remote(path):
         metadata.consolidate(path)
         return

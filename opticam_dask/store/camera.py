@@ -357,7 +357,7 @@ class Part(Described):
     def kept(
         self, block: int, among: Container[int] | None = None, *, folder: str = "kept"
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """What is kept of the frames of a block, or of some of them, in their order, as far as it is whole."""
+        """Kept cut-outs of the frames of a block, or of some, in their order, as far as they are whole."""
         return read_appended(self._kept_file(block, folder), among)
 
     def remove_kept(self) -> None:

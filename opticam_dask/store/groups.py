@@ -62,7 +62,7 @@ class Group:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Attributes of the group as they are now; empty when there is no such group."""
+        """Present attributes of the group; empty when there is no such group."""
         try:
             return dict(read_metadata(self.directory / FILE_NAME).get("attributes", {}))
         except (FileNotFoundError, NotADirectoryError):
@@ -237,7 +237,7 @@ class Described:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Attributes as they are now; empty when it is not in the store."""
+        """Present attributes; empty when the group is not in the store."""
         return self._group.attributes
 
     def update(self, attributes: Mapping[str, Any]) -> None:

@@ -222,7 +222,7 @@ def _fault(array: ZarrArray, index: tuple[int, ...]) -> str | None:
 
 
 def _must_be_there(place: _Place, index: tuple[int, ...], done: dict[str, np.ndarray]) -> bool:
-    """Whether a chunk belongs to something finished; blocks that are not done may lack any of theirs."""
+    """Whether a chunk must exist: blocks that are not done may lack chunks."""
     if not place.is_block_wise:
         return True
     assert place.part is not None  # block-wise arrays belong to parts

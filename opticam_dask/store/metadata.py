@@ -64,7 +64,7 @@ def is_lost_link(place: Path) -> bool:
 
 
 def damaged(file: Path, reason: object) -> StoreError:
-    """What is to be raised where metadata cannot be used."""
+    """Error to raise where metadata cannot be used."""
     return StoreError(f"{file} is damaged ({reason}). opticam-dask verify says what is to be done about it.")
 
 
@@ -80,7 +80,7 @@ def make_group(path: Path, name: str, attributes: Mapping[str, Any]) -> None:
 
 
 def require_groups(path: Path, name: PurePosixPath) -> None:
-    """Make a group and those that it lies in, as far as they are not there."""
+    """Make a group and the groups above it, where they are missing."""
     for place in reversed((name, *name.parents)):
         if place.parts and not (path / place / FILE_NAME).is_file():
             _write(path / place, _group({}))
@@ -158,7 +158,7 @@ def name_removed(directory: Path) -> Path:
 
 
 def update_attributes(directory: Path, attributes: Mapping[str, Any]) -> None:
-    """Add attributes to those of a group.
+    """Add attributes to a group.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def update_attributes(directory: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def consolidate(path: Path) -> None:
-    """Write the metadata of all groups and arrays beside those of the root.
+    """Write the metadata of all groups and arrays into the file of the root, too.
 
     Raises
     ------

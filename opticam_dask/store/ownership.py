@@ -262,7 +262,7 @@ def _identity(out_directory: str | Path) -> str:
 
 
 def _sign_of_life(path: Path, token: str) -> Path:
-    """Object that an owner puts again and again, on an object store."""
+    """Object that an owner writes again and again, on an object store."""
     return path.with_name(f".{OWNER_NAME}.{token}.alive")
 
 
@@ -383,7 +383,7 @@ def _is_same_machine(found: dict[str, Any]) -> bool:
 
 
 def _is_alive(found: dict[str, Any]) -> bool:
-    """Whether the process of a record of this machine runs: not one that has its number now, nor what is left of it."""
+    """Whether the process that wrote a record on this machine runs; a zombie or another process does not count."""
     try:
         number = int(found["pid"])
         is_over = psutil.Process(number).status() == psutil.STATUS_ZOMBIE

@@ -62,7 +62,7 @@ def _named(stream: FileIO) -> Iterator[None]:
 
 @contextlib.contextmanager
 def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], None]]:
-    """A file to which the arrays of one frame after the other are appended; a reader sees all of it or nothing.
+    """File to which arrays are appended frame by frame; a reader never sees a part of it.
 
     Yields
     ------
@@ -118,7 +118,7 @@ def _n_bytes(dtype: str, shape: Sequence[int]) -> int:
 
 
 def write_partial_stack(file: Path, *sums: np.ndarray) -> None:
-    """Write what is summed of some frames, three arrays of whole numbers; a reader sees all of it or nothing.
+    """Write the sums of some frames, three arrays of whole numbers; a reader never sees a part of the file.
 
     The file holds the arrays and their checksums in NumPy's format, one after the other: an archive (.npz) of them
     takes up to four times as long to write.

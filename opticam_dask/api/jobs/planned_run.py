@@ -275,7 +275,7 @@ class RunSums:
             np.savez(stream, **arrays)
 
     def __getitem__(self, part: tuple[str, str]) -> dict[int, Rings | None]:
-        """What is kept of a part; raises ``ReductionError`` when the file is damaged."""
+        """Record of a part in the plan; raises ``ReductionError`` when the file is damaged."""
         file = self._run.sums_file(self._parts[part])
         try:
             with file.open("rb") as stream, np.load(stream) as arrays:

@@ -221,7 +221,7 @@ class CatalogTask:
 
 
 def _filled(values: np.ndarray, size: int, fill: float = np.nan) -> np.ndarray:
-    """Values with empty places behind them, as many as there may be; those of truth values and counts are 0."""
+    """Values padded to the largest number of sources; padding of truth values and counts is 0."""
     empty = np.full(size - len(values), fill if values.dtype.kind == "f" or fill < 0 else 0, dtype=values.dtype)
     return np.concatenate([values, empty])
 

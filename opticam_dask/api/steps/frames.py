@@ -377,7 +377,7 @@ def records_of_aligned(
     counts: tuple[int, ...] | None = None,
     **more: np.ndarray,
 ) -> Any:
-    """Records made by a task from those of aligned frames; each frame also brings its row of ``more``.
+    """Records that a task makes from records of aligned frames; each frame also brings its row of ``more``.
 
     ``beside`` are further arrays that every task needs, ``kept`` is what a survey has found out about some frames
     (a `tasks.Kept`), so that only the others are aligned; ``counts`` are the records of each chunk where they are not

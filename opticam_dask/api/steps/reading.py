@@ -63,7 +63,7 @@ class OpenedFrames:
         return {name: index for index, name in enumerate(self.files)}
 
     def holds(self, files: Sequence[str], pixels: Any) -> bool:
-        """Whether these pixels are those of some frames of the directory: selected, but neither changed nor cut."""
+        """Whether these pixels are whole, unchanged frames of the directory, all or some of them."""
         rows = [self._place.get(name, -1) for name in files]
         if -1 in rows:
             return False
@@ -88,7 +88,7 @@ def pixels_of(dataset: xr.Dataset) -> Any:
 
 
 def is_as_read(dataset: xr.Dataset) -> bool:
-    """Whether the frames of a dataset are lazy and those of a directory, as they are."""
+    """Whether the frames of a dataset are lazy and unchanged frames of a directory."""
     return isinstance(pixels_of(dataset), blocks.FrameFiles)
 
 
@@ -146,7 +146,7 @@ def probing_and_joining(n_tasks: int) -> int:
 
 
 def survey_tasks(n_surveyed: int, chunks: Sequence[int], n_given: int) -> int:
-    """Number of tasks that survey frames; parameters are those of `probing_tasks`."""
+    """Number of tasks that survey frames; parameters as for `probing_tasks`."""
     most = math.ceil(n_surveyed / min(_FEWEST_SURVEYED, max(chunks)))
     fitting = (n for n in range(most, 1, -1) if n + blocks.n_joining(n) + n_given <= len(chunks))
     return next(fitting, 1)

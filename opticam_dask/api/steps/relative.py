@@ -153,7 +153,7 @@ class RelativeTask:
 
 
 def _measured(lc: xr.Dataset) -> xr.Dataset:
-    """Light curves in memory without those of empty slots of the catalogue, which are never measured."""
+    """Light curves in memory, without the empty slots of the catalogue, which are never measured."""
     is_there = lc["flags"].to_numpy().any(axis=0) | np.isfinite(lc["flux"].to_numpy()).any(axis=0)
     return lc if is_there.all() or not is_there.any() else lc.isel(source=is_there)
 
@@ -165,7 +165,7 @@ def _weights(curve: xr.Dataset, source_id: xr.DataArray) -> np.ndarray:
 
 
 def _weighted(curve: xr.Dataset, source_id: xr.DataArray, weight: Any = None) -> xr.Dataset:
-    """A differential light curve with the weights of the sources, by default those of its attributes."""
+    """A differential light curve with given weights of its sources, by default the weights in its attributes."""
     if "weight" in curve:
         return curve
     attributes = {"units": "1", "long_name": "weight as a comparison; 0 for all other sources"}

@@ -253,7 +253,7 @@ class Surveyed:
 
     @property
     def kept(self) -> Kept:
-        """What light curves of the frames need of it."""
+        """The part of a record that light curves need."""
         return Kept(self.alignment, self.records)
 
 
@@ -373,7 +373,7 @@ class Prepared:
     profiles: tuple[Mapping[str, Any], ...]
 
     def wanted(self, values: np.ndarray) -> np.ndarray:
-        """Values of the wanted sources, out of those of all sources; an empty slot has NaN and no flag."""
+        """Values of the wanted sources out of all; an empty slot has NaN and no flag."""
         found = np.full((len(self.rows), *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
         is_there = self.rows >= 0
         found[is_there] = values[self.rows[is_there]]

@@ -24,7 +24,7 @@ def completion(options: argparse.Namespace) -> int:
 
 
 def _fish(parser: argparse.ArgumentParser, program: str, chosen: tuple[str, ...] = ()) -> Iterator[str]:
-    """Lines for fish, which shtab does not know: options of a command and those of the commands below it."""
+    """Lines for fish, which shtab does not know: options of a command and of its subcommands."""
     seen = "; and ".join(f"__fish_seen_subcommand_from {name}" for name in chosen)
     begin = f"complete -c {program}"
     for action in parser._actions:

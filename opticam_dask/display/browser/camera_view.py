@@ -193,7 +193,7 @@ class CameraView:
 
     @property
     def best_time(self) -> np.ndarray:
-        """Barycentric time of the frames (MJD, TDB) where all of it is known, else UTC."""
+        """Barycentric time of the frames (MJD, TDB) where it is known for all, else UTC."""
         is_known = np.isfinite(self.mjd_utc)
         return self.bmjd_tdb if np.isfinite(self.bmjd_tdb[is_known]).all() else self.mjd_utc
 
@@ -235,7 +235,7 @@ class CameraView:
         return len(self._records_todo) + (len(self._columns.todo) if self._columns is not None else 0)
 
     def load(self, n_blocks: int = 1) -> bool:
-        """Read some more blocks; say whether any is left. What is damaged is passed over, and told in ``damage``."""
+        """Read some more blocks; say whether any is left. Damaged blocks are passed over and named in ``damage``."""
         for _ in range(n_blocks):
             if not self.n_todo:
                 return False
@@ -431,7 +431,7 @@ def _empty(name: str, n_frames: int) -> np.ndarray:
 
 
 class Views:
-    """Cameras of one reduction that are open, for one page: what it has chosen is theirs."""
+    """Open cameras of one reduction, as one page of the browser shows them."""
 
     def __init__(self, out_directory: str | Path) -> None:
         self.out_directory = location(out_directory)

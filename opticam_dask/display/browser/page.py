@@ -153,7 +153,7 @@ class Page:
             _watch(self.x_range, name, functools.partial(self._soon, "series", self.draw_series))
 
     def layout(self) -> Any:
-        """All of it, arranged."""
+        """Arrange the page."""
         choices = _wrapped(
             self.key, self.label, self.radius, self.source, self.choosing, self.night, self.abscissa, self.flux,
             self.quantity,

@@ -1,4 +1,4 @@
-"""What is under the pointer: pixel, place on the sky, and the growth curve of the star there."""
+"""Readout under the pointer: pixel, place on the sky, and the growth curve of the star there."""
 
 from __future__ import annotations
 

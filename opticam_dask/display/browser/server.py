@@ -54,7 +54,7 @@ class _Pages(BokehTornado):
     """Pages without the parts of Bokeh that are not used, which take longer to load than all the others."""
 
     def resources(self, absolute_url: str | bool | None = None) -> Resources:
-        """What a page loads, all of it from this server."""
+        """Files that a page loads, all from this server."""
         return super().resources(absolute_url).clone(components=["bokeh", "bokeh-widgets"])
 
 

@@ -178,7 +178,7 @@ def plot_alignment(frames: Mapping[str, xr.Dataset | CurveArrays]) -> Figure:
 
 
 def _with_motion(dataset: xr.Dataset | CurveArrays) -> dict[str, Any]:
-    """What is drawn of the transforms, by name."""
+    """Curves that are drawn from the transforms, by name."""
     matrix = dataset["transform"].to_numpy()
     usable = (dataset["flags"].to_numpy() & np.uint32(UNUSABLE)) == 0
     angle = np.degrees(np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0]))

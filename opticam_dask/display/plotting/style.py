@@ -164,7 +164,7 @@ def _laid_out(figure: Figure) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _measured_once(figure: Figure) -> Iterator[None]:
-    """Axes whose labels need the same room again as long as they are as many and as long.
+    """Axes that remember the room of their labels, as long as number and length of the labels stay.
 
     The layout looks twice at how far labels reach out of their axes, the second time in the places that the first has
     given them. Most of what a figure takes to draw goes into that, and mostly nothing has changed.

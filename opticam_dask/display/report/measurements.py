@@ -102,7 +102,7 @@ def _curves_of(key: str, label: str, parts: list[Part], numbers: np.ndarray, row
 
 
 def _has_bmjd(parts: Sequence[Part], label: str) -> bool:
-    """Whether every night has barycentric times: one without would be drawn at time 0."""
+    """Whether every night has barycentric times; a night without them would be drawn at time 0."""
     return all(np.isfinite(part.photometry(label)["bmjd_tdb"]).any() for part in parts)
 
 

@@ -1,1 +1,1 @@
-"""Definitions of well-known cameras, as JSON files beside this module, and those of users."""
+"""Definitions of cameras: well-known ones, as JSON files beside this module, and users' own."""

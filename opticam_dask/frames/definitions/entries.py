@@ -1,4 +1,4 @@
-"""What is wrong with the entries of an instrument: types first, as values of another type cannot be compared."""
+"""Check of the entries of an instrument: first their types, then their values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_CAMERA = 64
 
 
 def wrong_types(values: Mapping[str, Any], types: Mapping[str, str]) -> list[str]:
-    """List the entries that are of another type than theirs.
+    """List the entries whose values have a wrong type.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def wrong_values(one: Any) -> list[str]:
 
 
 def _is_camera(name: str) -> bool:
-    """Whether a name can begin that of a group: with a dot before it a group is hidden."""
+    """Whether a name can begin the name of a group: a group whose name begins with a dot is hidden."""
     is_plain = _is_text(name) and name == name.strip() and ":" not in name and not name.startswith(".")
     return is_plain and len(name.encode()) <= _LONGEST_CAMERA
 

@@ -1,4 +1,4 @@
-"""Which definitions there are: those of this package, and users' own in folders or installed packages."""
+"""Library of camera definitions: of this package, and users' own in folders or installed packages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def recognised(header: Mapping[str, Any]) -> str:
 
 
 def _definitions() -> dict[str, Any]:
-    """What is known, by name: dictionaries, or instruments."""
+    """Known definitions by name: dictionaries, or instruments."""
     found: dict[str, Any] = {}
     for folder in _folders():
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():

@@ -149,7 +149,7 @@ def is_all_of(source: Source, start: int, n_bytes: int) -> bool:
 
 
 def _is_endless(source: Source) -> bool:
-    """Whether what follows the image can only be found by inflating or fetching all of it."""
+    """Whether HDUs behind the image can only be found by inflating or fetching the whole image."""
     return source.is_gzip or source.most_bytes == sys.maxsize
 
 
@@ -206,7 +206,7 @@ def contents_of(
 
 
 def _held(picture: StoredFrame, file_bytes: int, cut_header: str) -> StoredFrame:
-    """A picture that knows how much of it is whole in the file, with the extensions that tell of its pixels.
+    """Frames of a file with how many of them are whole in it, errors and bad pixels included.
 
     Of a detector of several amplifiers or windows one may be missing where the file ends in a header.
     """

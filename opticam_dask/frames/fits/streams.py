@@ -113,7 +113,7 @@ class FrameErrors:
     """Context that turns errors about a file into a `FrameError` with a reason (a class: entered for every file)."""
 
     def __enter__(self) -> None:
-        """Nothing to do before."""
+        """Begin to read."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Raise the error anew, with its reason."""

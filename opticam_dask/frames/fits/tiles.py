@@ -60,7 +60,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True)
 class Amplifiers:
-    """How the pixels of amplifiers become those of a frame.
+    """Amplifiers of a detector, and how their pixels are put together to a frame.
 
     Attributes
     ----------
@@ -187,7 +187,7 @@ def placed(group: Sequence[Hdu], primary: Cards, amplifiers: Amplifiers) -> tupl
 
 
 def _windows(group: Sequence[Hdu]) -> tuple[tuple[Tile, ...], tuple[int, int]]:
-    """Windows at their places on the whole detector: positions are those of its (binned) pixels."""
+    """Windows at their places on the whole detector, in binned pixels."""
     size = [_whole(group, name) for name in ("NYTOT", "NXTOT")]
     binning = [_whole(group, name) for name in ("YBIN", "XBIN")]
     shape = (size[0] // binning[0], size[1] // binning[1])

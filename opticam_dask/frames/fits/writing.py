@@ -12,7 +12,7 @@ from opticam_dask import locations
 
 
 def write_images(file: Path, images: Sequence[tuple[str | None, np.ndarray, Mapping[str, Any]]]) -> None:
-    """Write images as the HDUs of one file; a reader sees all of it or nothing.
+    """Write images as the HDUs of one file; a reader never sees a part of the file.
 
     Parameters
     ----------

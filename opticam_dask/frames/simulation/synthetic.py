@@ -335,7 +335,7 @@ def _made(out_directory: str | Path) -> Path:
 
 
 def write_frame(path: Path, image: np.ndarray, header: Mapping[str, Any]) -> None:
-    """Write one FITS file; a reader sees all of it or nothing. Names that end in ``.gz`` are compressed."""
+    """Write one FITS file; a reader never sees a part of it. Names that end in ``.gz`` are compressed."""
     document = fits.PrimaryHDU(image)
     for keyword, value in header.items():
         document.header[keyword] = value

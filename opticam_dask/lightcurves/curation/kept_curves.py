@@ -22,7 +22,7 @@ from opticam_dask.store.store import Store
 
 
 def make_kept_curves_again(out_directory: str | Path, camera: Camera, labels: Collection[str]) -> None:
-    """Make the kept light curves of a camera again, with the marks as they are now.
+    """Make the kept light curves of a camera again, with the present marks.
 
     A light curve that does not say how it was made (older versions) stays as it is; one whose writing was interrupted
     is made whole. Fits stay, with a note where the light curve is not the one that was fitted.
@@ -85,7 +85,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _note(fit: Group, key: str, before: str, now: str) -> None:
-    """Say of a fit that a light curve of it has changed, or no longer where it is as it was fitted.
+    """Note in a fit that its light curve has changed since; take the note back where the curve is again as fitted.
 
     The attribute ``fitted`` of the fit has the checksums of light curves that have changed since, by camera key.
     """
@@ -102,7 +102,7 @@ def _note(fit: Group, key: str, before: str, now: str) -> None:
 
 
 def _write_files(curve: xr.Dataset, out_directory: str | Path, name: str) -> None:
-    """Write the file of a light curve anew, where it has one; one in magnitudes has another than one without."""
+    """Write the file of a light curve again, where it has one; light curves in magnitudes have a file of their own."""
     if "magnitude" in curve:
         if magnitudes_file(curve, out_directory, name).exists():
             write_magnitudes(curve, out_directory, name)

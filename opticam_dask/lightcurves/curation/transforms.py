@@ -32,7 +32,7 @@ class HandTransform(NamedTuple):
     n_matched: int
 
     def as_json(self) -> str:
-        """What is kept of it with a mark."""
+        """Record of the transform that is kept with its mark."""
         return json.dumps({"transform": self.transform.tolist(), "rms": self.rms, "n_matched": self.n_matched})
 
 
@@ -110,7 +110,7 @@ def _check_scale(part: Part, guess: np.ndarray) -> None:
 def _by_detections(
     part: Part, number: int, guess: np.ndarray, known: np.ndarray, flux: np.ndarray
 ) -> match.FoundTransform | None:
-    """The transform fitted to what the frame detects near the places that a guess says; None with too little of it."""
+    """Transform fitted to detections near the places that a guess foretells; None where there are too few."""
     x, y, light = (part.sources.read(name, number, number + 1)[0] for name in ("x", "y", "flux"))
     is_known = np.isfinite(x) & np.isfinite(y) & (light > 0)
     fwhm = float(part.frames.read("fwhm", number, number + 1)[0])

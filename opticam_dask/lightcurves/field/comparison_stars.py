@@ -116,7 +116,7 @@ def _coefficients(
 
 
 def _against_all(flux: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fluxes of stars divided by the mean light curve of all; its errors are common and not in theirs."""
+    """Fluxes of stars divided by the mean light curve of all; errors without those of the mean, which all share."""
     usable = np.flatnonzero((np.isfinite(flux) & (flux > 0)).any(axis=0))
     mean = ensemble.combine_stars(flux[:, usable], error[:, usable]).flux[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):

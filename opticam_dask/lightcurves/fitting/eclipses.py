@@ -111,7 +111,7 @@ def _curve(one: FitSeries, place: int, period: float | None) -> Curve:
 def _parameters(
     given: FitInput, mid_time: float | None, duration: float | None, period: float | None, names: Sequence[str]
 ) -> tuple[list[FreeValue], list[list[float]]]:
-    """What is fitted, and where the search begins: at the boxes that explain most."""
+    """Parameters of the fit, and where the search begins: at the boxes that explain most."""
     span = min(float(np.ptp(given.times)), period or np.inf)
     tried = [duration] if duration else [share * span for share in _TRIED_DURATIONS]
     about = None if mid_time is None else mid_time - given.origin

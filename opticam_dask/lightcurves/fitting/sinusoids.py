@@ -100,7 +100,7 @@ def _curve(one: FitSeries, place: int, epoch: float) -> Curve:
 def _parameters(
     given: FitInput, period: float | None, epoch: float, span: float, names: Sequence[str]
 ) -> tuple[list[FreeValue], list[list[float]]]:
-    """What is fitted, and where the search begins: at the sinusoid of the series with most points."""
+    """Parameters of the fit, and where the search begins: at the sinusoid of the series with most points."""
     longest = max((one.series for one in given.series), key=lambda one: len(one.time))
     frequency = 1.0 / period if period else lomb_scargle_peak(longest.time, longest.flux, longest.flux_err).frequency
     first = fit_one_frequency(longest.time - epoch, longest.flux, longest.flux_err, frequency)

@@ -36,7 +36,7 @@ _LEAST_STEPS = 4
 
 
 class _Orbit(NamedTuple):
-    """Orbit and inclination as they are told: a value, with an error, or free."""
+    """Orbit and inclination as given: a value, a value with an error, or free."""
 
     period: float
     a_over_rs: tuple[float, float] | None
@@ -209,7 +209,7 @@ def _curve(model: shapes.Transit, unpack: _Unpacking, place: int) -> Curve:
 def _parameters(
     given: FitInput, orbit: _Orbit, mid_time: float | None, names: Sequence[str]
 ) -> tuple[list[FreeValue], list[list[float]]]:
-    """What is fitted, and where the search begins: at each dip."""
+    """Parameters of the fit, and where the search begins: at each dip."""
     step = max(float(np.median(np.diff(one.series.time))) for one in given.series if len(one.series.time) > 1)
     axis, impact = _first_orbit(orbit)
     inclination = float(np.degrees(np.arccos(min(1.0, impact / axis))))

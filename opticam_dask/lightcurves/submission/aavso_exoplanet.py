@@ -124,7 +124,7 @@ def make_aavso_exoplanet(curve: xr.Dataset, about: Submission, fit: xr.Dataset |
 
 
 def _out_of_transit(rows: Rows, fit: xr.Dataset, key: str) -> float:
-    """Mean relative flux out of the observed transit, of the rows as they are: marks may have changed them since."""
+    """Mean relative flux out of transit, from the present rows: marks may have changed them since the fit."""
     own = fit.isel(point=np.flatnonzero(fit["key"].to_numpy().astype(object) == key)).sortby("bjd")
     outside = (np.abs(own["model"].to_numpy() - 1.0) < _OUT_OF_TRANSIT) & own["is_fitted"].to_numpy()
     # the fit may be of averages of frames: the points before and after a frame are to be outside

@@ -146,7 +146,7 @@ def parameters_and_rows(text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def problems_of_code(code: str) -> list[str]:
-    """What is wrong with the code of an observer of the AAVSO; none when it is all right."""
+    """Faults of the AAVSO code of an observer; empty for a right one."""
     is_code = code.isascii() and code.isalnum() and len(code) <= _LONGEST_CODE
     return [] if is_code else [f"#OBSCODE={code} is no code: up to {_LONGEST_CODE} letters and digits"]
 

@@ -405,7 +405,7 @@ class PlannedMasters:
         return tuple(self.calibration.groups(self.detector))
 
     def __call__(self) -> dict[str, Any]:
-        """Make them, as those of a store are; see :func:`read_dataset`."""
+        """Make the master frames as for a store; see :func:`read_dataset`."""
         with tempfile.TemporaryDirectory() as scratch:
             setup, store = self._setup(Path(scratch)), Store.create(scratch, {})
             groups = self.calibration.groups(self.detector)

@@ -120,7 +120,7 @@ def _manifest_of(part: Part) -> Callable[[int], Mapping[str, np.ndarray]]:
 
 
 def place_frames(run: Run) -> None:
-    """Give frames the transforms of observers, or with too few stars those of other cameras, and measure them."""
+    """Measure frames, with transforms of observers or, with too few stars, of another camera."""
     changed: dict[tuple[str, str], tuple[Part, set[int]]] = {}
     for told in list(find_told(run.setup)):
         changed[told.part.key, told.part.night] = told.part, set(write_told(told, run.progress))
@@ -325,7 +325,7 @@ def _chosen_radius(camera: Camera, label: str, photometer: AperturePhotometer) -
 
 
 def _keep_radius(camera: Camera, label: str, photometer: AperturePhotometer, choice: RadiusChoice, fwhm: float) -> str:
-    """Keep the radius that was chosen for a label beside the catalogue; return what to tell of it."""
+    """Keep the radius that was chosen for a label beside the catalogue; return the sentence about it."""
     kept = dict(camera.catalog.attributes.get("aperture_radii", {}))
     kept[label] = {
         "radius": choice.radius,
@@ -358,7 +358,7 @@ def add_labels(
     photometers: Mapping[str, Photometer],
     prepared: Mapping[str, Photometer],
 ) -> None:
-    """Make the arrays of the photometry of a part, as far as they are not there.
+    """Make the missing arrays of the photometry of a part.
 
     Raises
     ------

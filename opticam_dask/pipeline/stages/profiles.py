@@ -122,7 +122,7 @@ def _is_measurable(part: Part) -> bool:
 
 
 def profile_frames(run: Run, part: Part) -> tuple[list[int], list[int]]:
-    """Frames of a part that its profile is measured in: those of the first round, and of the second."""
+    """Frames in which the profile of a part is measured, in the first and in the second round."""
     frames = star_profiles.choose_frames(part.frames["flags"], run.setup.parameters.stack_frames)
     return star_profiles.some_of(frames), frames
 
