@@ -9,7 +9,7 @@ import numpy as np
 
 from opticam_dask.kernels import graphs
 from opticam_dask.kernels.sources import noise, photometry
-from opticam_dask.kernels.sources.profiles import intruders, misfit
+from opticam_dask.kernels.sources.profiles import intruders, misfit, typical
 from opticam_dask.kernels.sources.profiles.profile import Shape, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import SAMPLED_AT
 from opticam_dask.methods.frame_view import FrameView
@@ -100,13 +100,12 @@ class Standards:
     @cached_property
     def core(self) -> float:
         """The usual error, and twice what the cores of stars deviate by in the median, relative to their light."""
-        errors = np.zeros(1) if self.fit is None else np.sort(self.fit.model_error)
-        return float(np.hypot(self.usual, 2.0 * errors[(len(errors) - 1) // 2]))
+        return float(np.hypot(self.usual, 0.0 if self.fit is None else 2.0 * typical.typical_error(self.fit)))
 
     @cached_property
     def around(self) -> np.ndarray:
         """Twice what most stars deviate by at each place in their windows, relative to flux; shape (size, size)."""
-        return np.zeros((self.size, self.size)) if self.fit is None else 2.0 * misfit.typical_misfit(self.fit)
+        return np.zeros((self.size, self.size)) if self.fit is None else 2.0 * typical.typical_misfit(self.fit)
 
     @cached_property
     def other_light(self) -> np.ndarray | None:

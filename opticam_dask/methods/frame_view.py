@@ -69,6 +69,8 @@ class FrameView:
     sampling : ndarray, optional
         Relative error of fluxes by that profile where pixels are as large as the stars, at the FWHM of
         ``kernels.sources.profiles.sampling.SAMPLED_AT``.
+    is_measured_profile : bool
+        Whether that profile was measured on stars; without one it is a Gaussian, which defocused stars are not like.
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
     neighbours : ndarray, shape (m, 3), optional
@@ -105,6 +107,7 @@ class FrameView:
     stars: Shape | None = None
     profile: np.ndarray | None = None
     sampling: np.ndarray | None = None
+    is_measured_profile: bool = True
     catalog_flux: np.ndarray | None = None
     neighbours: np.ndarray | None = None
     flux_scale: float = 1.0

@@ -250,7 +250,7 @@ def read_stars(
     found = judging.judge_stars(*windows, masks, least[: len(flux)], usual)
     is_covered = np.isfinite(found.chi2) & intruders.are_suspect(found.deviation, found.judged, shape.sigma)
     stars, suspects = replace(stars, chi2=found.chi2, seen=seen), np.flatnonzero(found.is_suspect | is_covered)
-    if not len(suspects):
+    if not len(suspects) or not _can_tell(view, found):
         return stars
     return _look_again(
         view,
@@ -264,6 +264,11 @@ def read_stars(
         in_annulus=in_annulus,
         forced=forced,
     )
+
+
+def _can_tell(view: FrameView, found: judging.Judgement) -> bool:
+    """Whether the profile can tell what is a star's: not a Gaussian that most stars do not look like at all."""
+    return view.is_measured_profile or bool(np.mean(misfit.are_no_stars(found.chi2, found.judged)) <= 0.5)
 
 
 def _quiet_noise(view: FrameView, places: Places, pixels: Pixels) -> np.ndarray:

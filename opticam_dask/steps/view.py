@@ -192,6 +192,7 @@ def frame_view(
         usual_sky=sky.usual,
         stars=star_form(result, steps.image_shape),
         sampling=job.sampling,
+        is_measured_profile=job.sampling is not None,
         catalog_flux=job.catalog_flux,
         neighbours=_neighbours(job, transform, predicted),
         flux_scale=scale,

@@ -473,3 +473,15 @@ def test_sky_mesh__a_saturated_patch_leaves_the_sky_around_it_alone(dtype):
         np.testing.assert_allclose(mesh, expected, atol=4.0)
     nothing = background.sky_mesh(image, (16, 16), saturated=np.zeros_like(saturated))
     np.testing.assert_array_equal(nothing, background.sky_mesh(image, (16, 16)))
+
+
+@pytest.mark.parametrize("box", [38, 48, 60])
+def test_sky_mesh__of_a_small_window_with_wide_stars_is_that_of_its_sky(box):
+    rng, (y, x) = np.random.default_rng(2), np.mgrid[:64, :64]
+    image = rng.normal(200.0, 14.0, (64, 64))
+    for x0, y0, light in ((22.3, 24.2, 2000.0), (44.2, 40.7, 1000.0)):
+        distance = np.hypot(x - x0, y - y0)
+        image += light / (1 + np.exp((distance - 7.0) / 0.7)) / (1 + np.exp((2.8 - distance) / 0.7))
+    level, scatter = background.sky_mesh(image, (box, box))
+    assert np.abs(level - 200.0).max() < 4.0
+    assert np.abs(scatter - 14.0).max() < 4.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from known_frames import LABELS, PHOTOMETERS, measured, noisy, shape_and_table, view_of
@@ -238,3 +240,39 @@ def test_badly_guided_frame__its_stars_are_not_contaminated_by_their_form(fwhm):
     for photometer in (AperturePhotometer(radius=6.0), OptimalPhotometer()):
         found = photometer.measure(view)
         assert np.flatnonzero(is_contaminated(found.flags)).tolist() == [struck], photometer.label
+
+
+# ---------------------------------------------------------------- a trail along a row of stars
+
+
+@pytest.mark.parametrize("photometer", [AperturePhotometer(), OptimalPhotometer(), PSFPhotometer()])
+def test_trail_along_most_stars__is_not_taken_for_their_form(photometer):
+    rng, form = np.random.default_rng(3), shape_and_table(4.0, 3.0)
+    flux = np.geomspace(2e5, 2e4, 11)
+    xy = np.column_stack([np.tile(25.0 + 30.0 * np.arange(6), 2)[:11], np.repeat([60.0, 130.0], 6)[:11]])
+    xy += rng.uniform(-0.5, 0.5, xy.shape)
+    image = np.zeros((200, 200))
+    for (x, y), light in zip(xy, flux, strict=True):
+        add_star(image, x, y, light, 4.0, 3.0)
+    image += 800.0 * np.exp(-0.5 * ((np.arange(200)[:, None] - 60.2) / 2.0) ** 2)
+    found = photometer.measure(view_of(noisy(image, rng), xy, xy, flux, form))
+    assert is_contaminated(found.flags).tolist() == [True] * 6 + [False] * 5
+
+
+# ---------------------------------------------------------------- a profile that was not measured
+
+
+def test_profile_that_was_not_measured__says_nothing_of_stars_that_do_not_look_like_it():
+    xy, flux, (y, x) = np.array([[22.3, 24.2], [44.2, 40.7]]), np.array([3e5, 1.5e5]), np.mgrid[:64, :64]
+    image = np.zeros((64, 64))
+    for (x0, y0), light in zip(xy, flux, strict=True):
+        distance = np.hypot(x - x0, y - y0)
+        ring = 1 / (1 + np.exp((distance - 7.0) / 0.7)) / (1 + np.exp((2.8 - distance) / 0.7))
+        image += light * ring / ring.sum()
+    form = profile.Shape(5.0, 5.0, 0.0), profile.gaussian_profile().table()
+    view = view_of(noisy(image, np.random.default_rng(0)), xy, xy, flux, form)
+    photometer = AperturePhotometer(radius=11.0)
+    assert is_contaminated(photometer.measure(view).flags).all()
+    found = photometer.measure(replace(view, is_measured_profile=False))
+    assert not is_contaminated(found.flags).any()
+    assert found.profile_chi2.min() > 10.0

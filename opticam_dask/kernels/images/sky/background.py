@@ -21,6 +21,11 @@ from opticam_dask.kernels.images.sky.box_statistics import box_statistics
 #: A box counts when more than this share of its full number of pixels survive the clip (exclude_percentile 10).
 LEAST_SHARE = 0.9
 
+#: Where none does, as in a small window full of wide stars, those count in which half of the pixels are sky.
+_LEAST_SHARE_OF_ANY = 0.5
+#: Their scatter is at most so many times the smallest one.
+_MOST_SCATTER = 2.0
+
 #: Boxes without a value are interpolated from this many neighbours, weighted by inverse distance.
 _NEIGHBOURS = 10
 
@@ -82,20 +87,30 @@ def sky_mesh(
     box_y, box_x = box_size
     if box_y > image.shape[0] or box_x > image.shape[1] or min(box_size) < 1:
         raise ValueError(f"box_size {box_size} does not fit a frame of {image.shape[0]} x {image.shape[1]} pixels")
+    values = image.raw if isinstance(image, Counts) else _usable_values(image)
+    statistics = _box_statistics(values, box_size)
+    if np.isnan(statistics).all():
+        statistics = _of_half_boxes(values, box_size)
     if isinstance(image, Counts):
-        statistics = _box_statistics(image.raw, box_size)
         statistics = np.stack([image.gain * statistics[0] - image.offset, image.gain * statistics[1]])
-    else:
-        statistics = _box_statistics(_usable_values(image), box_size)
     if saturated is not None:
         statistics[:, _are_saturated(saturated, box_size)] = np.nan
     if np.isnan(statistics).all():
         raise ValueError(
-            f"no box of {box_y} x {box_x} pixels has more than {100 * LEAST_SHARE:.0f} % usable pixels: "
+            f"no box of {box_y} x {box_x} pixels has more than {100 * _LEAST_SHARE_OF_ANY:.0f} % usable pixels: "
             "use smaller boxes or mask less"
         )
     level, scatter = fill(statistics)
     return _median_filter(level), _median_filter(scatter)
+
+
+def _of_half_boxes(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
+    """Level and scatter of the boxes of which half are sky, shape (2, mesh_y, mesh_x); NaN in others."""
+    statistics = _box_statistics(values, box_size, _LEAST_SHARE_OF_ANY)
+    scatter = statistics[1]
+    if np.isfinite(scatter).any():  # noise is about the same everywhere: much more of it are stars that a clip has left
+        statistics[:, scatter > _MOST_SCATTER * np.nanmin(scatter)] = np.nan
+    return statistics
 
 
 def _are_saturated(saturated: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
@@ -141,13 +156,13 @@ def box_medians(image: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
     return medians
 
 
-def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
+def _box_statistics(values: np.ndarray, box_size: tuple[int, int], least_share: float = LEAST_SHARE) -> np.ndarray:
     """Level and scatter of every box, shape (2, mesh_y, mesh_x); NaN where too few pixels are left."""
     (ny, nx), (box_y, box_x) = values.shape, box_size
     rows, columns = ny // box_y, nx // box_x
     mesh = (-(-ny // box_y), -(-nx // box_x))
     statistics = np.full((2, *mesh), np.nan)
-    least = LEAST_SHARE * box_y * box_x
+    least = least_share * box_y * box_x
     for top, bottom, height in ((0, rows, box_y), (rows, mesh[0], ny - rows * box_y)):
         for left, right, width in ((0, columns, box_x), (columns, mesh[1], nx - columns * box_x)):
             if height * width <= least:  # boxes cut by the far edges: too small to count, or there are none

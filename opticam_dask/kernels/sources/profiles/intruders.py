@@ -17,6 +17,7 @@ import numpy as np
 
 from opticam_dask.kernels.sources.profiles import misfit, profile
 from opticam_dask.kernels.sources.profiles.profile import Shape
+from opticam_dask.kernels.sources.profiles.typical import typical_beyond_noise
 
 #: Trails as wide as stars and wider, in units of sigma, in steps of nearly their width from the middle of the star,
 _TRAILS = ((1.0, 0.9, 12), (2.2, 1.8, 6))
@@ -188,7 +189,7 @@ def typical_amplitudes(stars: misfit.StarWindows, fit: misfit.StarFit, sky_error
     flux = fit.flux[is_bright]
     weights = np.minimum(flux, np.sort(flux)[-_EQUALS]) if len(flux) >= _EQUALS else flux
     relative, noise = (values[is_bright] / flux[:, None] for values in (amplitudes.found, amplitudes.error))
-    typical = misfit.typical_beyond_noise(relative**2, noise**2, weights[:, None])
+    typical = typical_beyond_noise(relative**2, noise**2, weights[:, None])
     # a dozen stars do not tell one direction from another
     return np.concatenate([np.full(n, typical[first : first + n].max()) for first, n in _families()])
 

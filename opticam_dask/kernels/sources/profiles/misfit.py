@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opticam_dask.kernels import compiled, robust
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.profiles.profile import Shape
 
@@ -42,12 +42,7 @@ _CORE = 0.1
 #: Median of the size of a Gaussian of scatter 1,
 _MEDIAN_SIZE = 0.6745
 #: and of its square.
-_MEDIAN_SQUARE = 0.4549
-
-#: Fewer stars than this do not tell what is the same for all.
-_LEAST_STARS = 5
-#: Nor do squares of less than so many times those of the noise, which the median of a dozen stars scatters to.
-_MORE_THAN_NOISE = 2.0
+MEDIAN_SQUARE = 0.4549
 
 #: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
 _WIDTH_ERROR = 0.02
@@ -59,7 +54,7 @@ _ITERATIONS = 5
 
 #: What the compiled fit takes of these, in its order.
 _LIMITS = (
-    *(CLIP, GROW, SKEW, FOREIGN_ERROR, _CORE, _MEDIAN_SIZE, _MEDIAN_SQUARE, _NO_STAR),
+    *(CLIP, GROW, SKEW, FOREIGN_ERROR, _CORE, _MEDIAN_SIZE, MEDIAN_SQUARE, _NO_STAR),
     *(_WIDTH_ERROR, profile.SLOPE_STEP, _LONGEST),
 )
 
@@ -128,6 +123,11 @@ def too_large(chi2: np.ndarray, used: np.ndarray, n_sigma: float) -> np.ndarray:
     freedom = np.maximum(np.count_nonzero(used, axis=(1, 2)) - 1, 1)
     with np.errstate(invalid="ignore"):
         return np.asarray(chi2 > 1.0 + n_sigma * np.sqrt(2.0 / freedom))
+
+
+def are_no_stars(chi2: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Whether reduced chi-squares over the used pixels are those of something else than the profile's stars."""
+    return too_large(chi2, used, _NO_STAR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +255,7 @@ def fit_stars(stars: StarWindows, model_error: float, unlike: np.ndarray | None 
     errors, deviation, model = _residuals(stars, own, flux, widening, light, slopes, model_error, unlike)
     is_stray = find_stray(deviation, errors, near)
     kept = near & ~is_stray
-    is_no_star = too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
+    is_no_star = are_no_stars(reduced_chi2(deviation, kept), kept)
     of_core = _typical_error(deviation * errors, errors, model, near)
     return StarFit(xy, is_stray, deviation, is_no_star, of_core, flux, errors)
 
@@ -287,38 +287,6 @@ def _compiled_fit(
     numbers = limits(stars.position_error, model_error)
     compiled.native.fit_stars((*given, numbers, *found), profile.EDGE, profile.TABLE_STEP)
     return StarFit(xy, stray, deviation, no_star, of_core, flux, all_errors)
-
-
-def typical_misfit(fit: StarFit) -> np.ndarray:
-    """Typical deviation of stars from the profile at each place in their windows, relative to flux, beyond noise.
-
-    The form of a frame's stars need not be an ellipse: a badly guided frame has them with tails and corners. What is
-    the same for most stars of the frame is theirs; what only a few have (tracks, hot pixels, neighbours) is not.
-
-    Parameters
-    ----------
-    fit : StarFit
-        Misfits of several stars; the lower median over them counts.
-
-    Returns
-    -------
-    ndarray, shape (size, size)
-        1 sigma; 0 where noise explains the deviations.
-    """
-    is_bright = fit.flux > 0
-    relative = fit.errors[is_bright] / fit.flux[is_bright, None, None]
-    return typical_beyond_noise((fit.deviation[is_bright] * relative) ** 2, relative**2)
-
-
-def typical_beyond_noise(squares: np.ndarray, noise: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
-    """Typical size of what stars (the first axis) have in common beyond noise, from squares and variances (n, ...).
-
-    The lower weighted median over the stars counts; 0 for too few of them, and where noise explains it.
-    """
-    if len(squares) < _LEAST_STARS:
-        return np.zeros(squares.shape[1:])
-    squares, noise = (robust.weighted_median(values, weights) for values in (squares / _MEDIAN_SQUARE, noise))
-    return np.sqrt(np.where(squares > _MORE_THAN_NOISE * noise, squares, 0.0))
 
 
 def prior_weights(position_error: float) -> np.ndarray:
@@ -465,7 +433,7 @@ def _typical_error(residual: np.ndarray, errors: np.ndarray, own: np.ndarray, ne
     squares = np.where(core, (residual / relative) ** 2, np.nan)
     found = np.zeros(len(own))
     for index in np.flatnonzero(np.any(core, axis=(1, 2))):
-        beyond = np.nanmedian(squares[index]) / _MEDIAN_SQUARE - np.nanmedian(noise[index])
+        beyond = np.nanmedian(squares[index]) / MEDIAN_SQUARE - np.nanmedian(noise[index])
         found[index] = np.sqrt(max(beyond, 0.0))
     return found
 
