@@ -74,6 +74,7 @@ _TRIMMED = (
     "the biases where flats are given"
 )
 _OVERSCAN = "the level of the overscan (BIASSEC) is subtracted"
+_NOT_TRIMMED = "the image is not trimmed: {} is no section [x1:x2,y1:y2] of its {} x {} pixels (columns x rows)"
 
 #: Rows that are put into a table together.
 _ROWS_AT_ONCE = 4096
@@ -434,6 +435,9 @@ def _scan_frame(read: _Read, instrument: Instrument, interpret: Callable[[Cards]
     told = [*telling.place_of(frame.key, window)]
     if header.has_overscan or header.section:
         told.append(_OVERSCAN if header.has_overscan else _TRIMMED.format(header.section))
+    if header.unused_section:
+        ny, nx = header.shape
+        told.append(_NOT_TRIMMED.format(printable(header.unused_section), nx, ny))
     if header.bad_pixels:
         told.append(f"pixels that the extension {header.bad_pixels} marks are bad")
     if header.errors:

@@ -210,9 +210,13 @@ def test_overscan__is_trimmed_and_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("section", ["[1:16,1:12]", "[1:17,1:12]", "[0:4,1:12]", "UNKNOWN", 5, "[1:2048,1:2048]"])
-def test_overscan__sections_that_are_no_part_of_the_image_are_ignored(tmp_path, section):
+def test_overscan__sections_that_are_no_part_of_the_image_are_ignored_and_told(tmp_path, section):
     path = small(tmp_path / "a.fits", TRIMSEC=section)
     assert read_header(path).shape == FitsReader().read(path).shape == (12, 16)
+    told = [line for line in scan([path], CAMERA).warnings if "is not trimmed" in line]
+    is_whole = section == "[1:16,1:12]"
+    assert len(told) == (0 if is_whole else 1)
+    assert is_whole or f"TRIMSEC {section} is no section [x1:x2,y1:y2] of its 16 x 12 pixels" in told[0]
 
 
 # ---------------------------------------------------------------- bad pixels beside the image

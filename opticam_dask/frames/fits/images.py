@@ -104,6 +104,8 @@ class FitsHeader(NamedTuple):
         Whether the level of an overscan is taken off.
     errors : str
         Name of the extension with the errors of the pixels; empty without.
+    unused_section : str
+        Keyword and value of a section that is no part of the image, for which nothing is trimmed; empty without.
     """
 
     values: Cards
@@ -115,6 +117,7 @@ class FitsHeader(NamedTuple):
     saturation: float | None = None
     has_overscan: bool = False
     errors: str = ""
+    unused_section: str = ""
 
 
 class StoredImage(NamedTuple):
@@ -197,6 +200,15 @@ def data_section(own: Cards, primary: Cards, shape: tuple[int, int]) -> tuple[st
                 return "", None
             return f"{keyword} [{columns.start + 1}:{columns.stop},{rows.start + 1}:{rows.stop}]", section
     return "", None
+
+
+def unused_section(own: Cards, primary: Cards, shape: tuple[int, int]) -> str:
+    """Keyword and value of the first section that is not one of this image; empty where there is none."""
+    for cards in (own, primary):
+        for keyword in _DATA_SECTIONS:
+            if (value := cards.get(keyword)) not in (None, ""):
+                return "" if section_of(cards, keyword, shape) else f"{keyword} {value}"
+    return ""
 
 
 def _blank_of(header: Mapping[str, Any], bitpix: int, *, is_compressed: bool) -> int | None:

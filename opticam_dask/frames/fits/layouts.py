@@ -303,13 +303,23 @@ def _single(hdu: Hdu, primary: Cards, choice: ImageChoice, *, is_only: bool) -> 
     """An image or cube that is a frame, or whose planes are frames."""
     image = images.describe(hdu)
     # a section in the primary header is that of the first image
-    named, section = images.data_section(hdu.cards, primary if is_only else hdu.cards, image.shape)
+    beside = primary if is_only else hdu.cards
+    named, section = images.data_section(hdu.cards, beside, image.shape)
     values = joined(hdu.cards, primary)
     bias = choice.amplifiers.overscan_of(values, image.shape, section)
     shape = image.shape if section is None else tiles.shape_of(section)
     dtype = image.dtype if bias is None else tiles.as_float(image.dtype)
     saturation = choice.amplifiers.saturation_of(values)
-    header = FitsHeader(values, shape, dtype, hdu.number, named, saturation=saturation, has_overscan=bias is not None)
+    header = FitsHeader(
+        values,
+        shape,
+        dtype,
+        hdu.number,
+        named,
+        saturation=saturation,
+        has_overscan=bias is not None,
+        unused_section="" if named else images.unused_section(hdu.cards, beside, image.shape),
+    )
     if image.n_planes > _MOST_PLANES:
         raise FrameError(f"expected at most {_MOST_PLANES} planes in HDU {hdu.number}, found {image.n_planes}")
     n_planes = image.n_planes if image.n_planes > 1 else 0
