@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from astropy.utils import iers
 from hypothesis import HealthCheck, settings
 
 # the same examples in every run, however slow the machine is
@@ -19,6 +20,9 @@ settings.register_profile(
     "suite", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("suite")
+
+# where tests ask astropy for times or altitudes to compare with, it takes the tables that it brings
+iers.conf.auto_download = False
 
 
 def pytest_configure() -> None:
