@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cloudpickle
 import numpy as np
 import pytest
 from counted_tasks import LoggingReader
@@ -33,8 +34,8 @@ def data(tmp_path_factory):
     return directory
 
 
-def _begin(data, out, **options):
-    parameters = ReductionParameters(n_pixels=5, border_width=4, stack_frames=STACKED)
+def _begin(data, out, n_stacked=STACKED, **options):
+    parameters = ReductionParameters(n_pixels=5, border_width=4, stack_frames=n_stacked)
     setup = driver.Setup(
         out, OPTICAM_MX(), parameters, frames_per_block=4, reader=LoggingReader(f"{out}.log"), **options
     )
@@ -98,6 +99,32 @@ def test_run_that_is_interrupted_again_and_again__gives_the_same_bits(data, fuse
     _drive(setup)
     driver.finish(setup)
     assert integrity.compare(fused.path, setup.path) == []
+
+
+class _WeighsTasks(executors.InProcess):
+    """Counts the bytes of what each task is sent, by the name of the task."""
+
+    def __init__(self):
+        self.n_bytes = {}
+
+    def run(self, work):
+        for group in work:
+            self.n_bytes[group.name] = max(self.n_bytes.get(group.name, 0), len(cloudpickle.dumps(group.function)))
+        return super().run(work)
+
+
+def test_tasks__are_sent_no_more_for_more_frames(data, tmp_path):
+    """What grows with the frames of a night goes through client and scheduler, which say so from 10 MB on."""
+    n_bytes = []
+    for n_stacked in (STACKED, N_FRAMES):
+        executor = _WeighsTasks()
+        setup = _begin(data, tmp_path / str(n_stacked), n_stacked=n_stacked)
+        _drive(setup, executor=executor)
+        n_bytes.append(executor.n_bytes)
+    few, more = n_bytes
+    assert few.keys() & more.keys() >= {"fit-profile", "profile", "catalog"}
+    for name, size in few.items():
+        assert more[name] < 1.1 * size + 1000, name
 
 
 def test_pixels_that_are_kept__may_be_lost(data, fused, tmp_path):

@@ -13,6 +13,7 @@ from opticam_dask.cluster.executors import Work
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.profiles import profile_fit
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.ring_sums import Rings
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.passes import star_profiles
 from opticam_dask.pipeline import frozen
@@ -26,8 +27,8 @@ from opticam_dask.store.camera import Camera, Part
 #: Total fluxes by the profile of another night are uncertain by at least this part.
 _OTHER_NIGHT = 0.05
 
-#: Takes the sums over the stars of frames, by frame.
-Fit = Callable[[Mapping[int, Any]], Any]
+#: Takes the sums over the stars of a night.
+Fit = Callable[[Rings], Any]
 
 #: Parts that are measured side by side; the sums over their stars are in memory together.
 _AT_ONCE = 8
@@ -148,28 +149,33 @@ def measure_stars(run: Run, parts: Sequence[Part]) -> list[dict[int, Any]]:
 
 
 def _fits(run: Run, fit: Fit, found: Sequence[Mapping[int, Any]]) -> list[Any]:
-    """What a fit to the sums of each part gives; a part is a task."""
+    """What a fit to the sums of each part gives; a part is a task, which is sent the sums of all its frames.
+
+    Those of each frame are some hundred times as large, and would go through client and scheduler.
+    """
     work = [
-        Work(functools.partial(_fit_task, fit, number, one), [0], "fit-profile", has_time_limit=False)
+        Work(
+            functools.partial(_fit_task, fit, number, star_profiles.add(one)), [0], "fit-profile", has_time_limit=False
+        )
         for number, one in enumerate(found)
     ]
     fitted = dict(run.executor.run(work))
     return [fitted[number] for number in range(len(found))]
 
 
-def _fit_task(fit: Fit, number: int, found: Mapping[int, Any], _: int) -> tuple[int, Any]:
-    return number, fit(found)
+def _fit_task(fit: Fit, number: int, sums: Rings, _: int) -> tuple[int, Any]:
+    return number, fit(sums)
 
 
-def _fit_first(found: Mapping[int, Any]) -> dict[str, Any] | None:
+def _fit_first(sums: Rings) -> dict[str, Any] | None:
     """What the second round is measured with, from the sums of the first."""
-    fitted = star_profiles.fit(found)
+    fitted = profile_fit.fit_profile(sums)
     return None if fitted is None else {"profile": fitted.tables(), "sampling": sampling_errors(fitted)}
 
 
-def _fit_last(found: Mapping[int, Any]) -> tuple[Profile, dict[str, np.ndarray]] | None:
+def _fit_last(sums: Rings) -> tuple[Profile, dict[str, np.ndarray]] | None:
     """Profile of a night and its variables."""
-    fitted, mean, _ = profile_fit.fit_stars(star_profiles.add(found))
+    fitted, mean, _ = profile_fit.fit_stars(sums)
     return None if fitted is None else (fitted, star_profiles.describe(fitted, mean))
 
 

@@ -150,7 +150,7 @@ def add_rings(found: Iterable[Rings]) -> Rings:
     for rings in everything:
         rows = np.searchsorted(stars, rings.star)
         for field in fields(Rings)[1:]:
-            np.add.at(getattr(total, field.name), rows, getattr(rings, field.name))
+            getattr(total, field.name)[rows] += getattr(rings, field.name)  # a star is in a frame once
     return total
 
 
