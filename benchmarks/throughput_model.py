@@ -4,16 +4,17 @@
 
 Measured, with client, scheduler and workers as processes of their own:
 
-* the work of a frame in each pass, on one worker, and the bytes that are read and written for it;
+* the work of a frame in the measuring pass, on one worker, and the bytes that are read and written for it (the survey
+  takes a limited number of frames of a night);
 * the processor time of scheduler and client for a block, from many blocks that do nothing, through the window that two
   hundred workers have; graphs, submission, summaries, owner and progress are in it;
-* everything else that ``Reducer`` does for a frame: headers, plan, plots and the scatter of the sources by the client,
-  the files of light curves by all workers, the quality of a night by one worker.
+* everything else that ``Reducer`` does for a frame: the plan by the client, headers (as of more than 32,768 files) and
+  the files of light curves by all workers, the quality of a night and each figure by one worker.
 
-A pass over frames of ``B`` a block on ``W`` workers takes ``max(work / W, scheduler / B, client / B)`` a frame; what is
-done beside the passes is added, with the nights of three cameras at a time. Scheduler and client each use one core,
-whatever the number of workers: where one of them needs longer than the workers, it is the limit. The model is held
-against 1, 2 and 4 workers. The frames are a few hundred different ones under many names.
+The pass over frames of ``B`` a block on ``W`` workers takes ``max(work / W, scheduler / B, client / B)`` a frame; what
+is done beside it is added, with the nights of three cameras at a time. Scheduler and client each use one core, whatever
+the number of workers: where one of them needs longer than the workers, it is the limit. The model is held against 1, 2
+and 4 workers. The frames are a few hundred different ones under many names.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import common
 import numpy as np
@@ -33,9 +35,9 @@ import processes
 
 from opticam_dask import AperturePhotometer
 from opticam_dask.cluster import executors
-from opticam_dask.display import diagnostics, products
+from opticam_dask.display import run_files
+from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
-from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver, plan
@@ -53,9 +55,8 @@ FEW = 64
 N_IMAGES = 192
 #: Workers whose window the short blocks go through, and the number that the issue is decided at.
 MANY = 200
-PASSES = ("first pass", "second pass")
-#: What is done beside the passes, and the cameras whose nights are worked on at the same time.
-BESIDE = ("headers", "plan", "plots", "quality", "light curves", "scatter")
+#: What is done beside the pass over all frames, and the cameras whose nights are worked on at the same time.
+BESIDE = ("headers", "plan", "quality", "figures", "light curves")
 N_CAMERAS = 3
 
 
@@ -101,9 +102,13 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     found = []
 
     def read_headers() -> None:
-        found.append(scan(find_files(directory), setup.instrument))
+        with mock.patch.object(scanning, "_MANY", 0):  # so few headers the client would read itself
+            found.append(scanning.scan(scanning.find_files(directory), setup.instrument, executor=executor))
+
+    def draw() -> None:
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in found[0].table.groupby("key")}
-        products.plot_header_times(out, times)
+        files = [run_files.of_headers(times), *run_files.OF_FRAMES, *run_files.of_photometry(out, ["aperture"])]
+        run_files.write_run_files(out, files, executor, driver.Silent())
 
     def measure_quality_again() -> None:
         for key in Store(setup.path).keys:
@@ -116,15 +121,14 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
         spent["plan"] = _spend(running, partial(driver.prepare, setup, found[0]))
         references, alignment, profiles, photometry = ([one] for one in driver.PASSES)
         driver.drive(run, references)
-        spent[PASSES[0]] = _spend(running, partial(driver.drive, run, alignment))
+        driver.drive(run, alignment)
         driver.drive(run, profiles)
-        spent[PASSES[1]] = _spend(running, partial(driver.drive, run, photometry))
+        spent["pass"] = _spend(running, partial(driver.drive, run, photometry))
         spent["quality"] = _spend(running, measure_quality_again)
         driver.finish(setup)
-    spent["plots"] = _spend(running, partial(products.plot_frames, out))
+    spent["figures"] = _spend(running, draw)
     write = partial(light_curve_files.write_light_curves, out, "aperture", executor)
     spent["light curves"] = _spend(running, write)
-    spent["scatter"] = _spend(running, partial(diagnostics.plot_rms_vs_flux, out))
     return spent
 
 
@@ -198,20 +202,20 @@ class Model:
 
     Attributes
     ----------
-    work : tuple of float
-        Seconds of a frame on one worker, in each pass.
+    work : float
+        Seconds of a frame on one worker.
     per_block : int
     scheduler, client : float
         Seconds for one block.
     beside : float
-        Seconds of the client for one frame, beside the passes.
+        Seconds of the client for one frame, beside the pass.
     shared : float
-        Seconds of work beside the passes that all workers share.
+        Seconds of work beside the pass that all workers share.
     nightly : float
-        Seconds of work for one frame of which each camera and night is one task.
+        Seconds of work for one frame of which each camera and night, or each figure, is one task.
     """
 
-    work: tuple[float, ...]
+    work: float
     per_block: int
     scheduler: float
     client: float
@@ -220,34 +224,30 @@ class Model:
     nightly: float = 0.0
 
     def seconds(self, n_workers: float) -> float:
-        """Seconds a frame in all passes."""
+        """Seconds a frame in a whole run."""
         least = max(self.scheduler, self.client) / self.per_block
-        passes = sum(max(work / n_workers, least) for work in self.work)
-        return passes + self.shared / n_workers + self.nightly / min(n_workers, N_CAMERAS) + self.beside
+        of_nights = self.nightly / min(n_workers, N_CAMERAS)
+        return max(self.work / n_workers, least) + self.shared / n_workers + of_nights + self.beside
 
     def limit_of_run(self) -> float:
-        """Workers that take as long for all they share as the client and the nightly tasks for the rest, passes too."""
-        alone = len(self.work) * self.client / self.per_block + self.nightly / N_CAMERAS + self.beside
-        return (sum(self.work) + self.shared) / alone
+        """Workers that take as long for all they share as the client and the nightly tasks for the rest."""
+        alone = self.client / self.per_block + self.nightly / N_CAMERAS + self.beside
+        return (self.work + self.shared) / alone
 
     def limit(self, part: str) -> float:
-        """Workers from which scheduler or client needs as long for the two passes as the workers do."""
-        return sum(self.work) * self.per_block / (len(self.work) * getattr(self, part))
-
-    def limit_of_pass(self, number: int) -> float:
-        """Workers from which the slower of scheduler and client is the limit of one pass."""
-        return self.work[number] * self.per_block / max(self.scheduler, self.client)
+        """Workers from which scheduler or client needs as long for the pass as the workers do."""
+        return self.work * self.per_block / float(getattr(self, part))
 
 
 def _model(side: int, frames: dict[str, Spent], block: Spent) -> Model:
     return Model(
-        work=tuple(frames[name].workers for name in PASSES),
+        work=frames["pass"].workers,
         per_block=plan.frames_per_block((side, side), np.dtype("uint16")),
         scheduler=block.scheduler,
         client=block.client,
         beside=sum(frames[name].client for name in BESIDE),
-        shared=frames["light curves"].workers,
-        nightly=frames["quality"].workers,
+        shared=frames["headers"].workers + frames["light curves"].workers,
+        nightly=frames["quality"].workers + frames["figures"].workers,
     )
 
 
@@ -256,23 +256,22 @@ def rows_of_model(measured: dict[int, dict[str, Spent]], block: Spent) -> list[d
     rows = []
     for side, frames in measured.items():
         model = _model(side, frames, block)
-        read, written = (sum(getattr(frames[name], what) for name in PASSES) for what in ("read", "written"))
+        read, written = frames["pass"].read, frames["pass"].written
         rate = 1.0 / model.seconds(MANY)
-        overhead = 2.0 * (block.scheduler + block.client) / model.per_block / sum(model.work)
-        one_gigabyte = 1e9 / (read + written) * sum(model.work)
+        overhead = (block.scheduler + block.client) / model.per_block / model.work
+        one_gigabyte = 1e9 / (read + written) * model.work
         rows.append(
             {
                 "frames": f"{side} x {side}, {common.n_stars(side)} stars",
                 "frames a block": model.per_block,
-                "work, ms a frame (passes)": " + ".join(f"{1e3 * work:.2f}" for work in model.work),
-                "frames/s a core": f"{1.0 / sum(model.work):.1f}",
+                "work, ms a frame": f"{1e3 * model.work:.2f}",
+                "frames/s a core": f"{1.0 / model.work:.1f}",
                 "beside, ms a frame: client": f"{1e3 * model.beside:.3f}",
                 "all workers": f"{1e3 * model.shared:.2f}",
                 "one worker": f"{1e3 * model.nightly:.3f}",
                 "scheduler and client, of the work": f"{100.0 * overhead:.1f} %",
                 "workers until the scheduler is the limit": f"{model.limit('scheduler'):.0f}",
                 "the client": f"{model.limit('client'):.0f}",
-                "either, in each pass": ", ".join(f"{model.limit_of_pass(number):.0f}" for number in range(2)),
                 "the client, in a whole run": f"{model.limit_of_run():.0f}",
                 "workers that 1 GB/s feeds": f"{one_gigabyte:.0f}",
                 f"frames/s of {MANY} workers": f"{rate:.0f}",
@@ -283,12 +282,12 @@ def rows_of_model(measured: dict[int, dict[str, Spent]], block: Spent) -> list[d
 
 
 def _split(measured: dict[int, dict[str, Spent]]) -> str:
-    """What the client does beside the passes, by stage."""
+    """What the client does beside the pass, by stage."""
     parts = [
         f"{side} x {side}: " + ", ".join(f"{name} {1e3 * frames[name].client:.3f}" for name in BESIDE)
         for side, frames in measured.items()
     ]
-    return f"Of the client beside the passes, ms a frame: {'; '.join(parts)}."
+    return f"Of the client beside the pass, ms a frame: {'; '.join(parts)}."
 
 
 def check(
@@ -300,9 +299,9 @@ def check(
     for n_workers in workers:
         with processes.cluster(n_workers) as running:
             found = cost_of_frames(directory, numbers, running)
-        seconds = sum(found[name].clock for name in PASSES)
-        passes = replace(model, beside=0.0, shared=0.0, nightly=0.0)
-        foretold = passes.seconds(min(n_workers, os.cpu_count() or 1))
+        seconds = found["pass"].clock
+        alone = replace(model, beside=0.0, shared=0.0, nightly=0.0)
+        foretold = alone.seconds(min(n_workers, os.cpu_count() or 1))
         rows.append(
             {
                 "frames": f"{side} x {side}",
@@ -346,8 +345,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
             packages,
             f"A block costs the scheduler {1e3 * block.scheduler:.2f} ms, the client {1e3 * block.client:.2f} ms and "
             f"its worker {1e3 * block.workers:.2f} ms of processor time beside the work. Bytes are those of all "
-            "reads and writes of the workers, store and frames; frames are read whole in both passes. "
-            + _split(measured),
+            "reads and writes of the workers, store and frames. " + _split(measured),
             to=to,
         )
         side = chosen.sides[0]
@@ -357,7 +355,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
         "python benchmarks/throughput_model.py",
         checked,
         packages,
-        "Both passes, slopes by the clock. More workers than cores share them.",
+        "Pass over all frames, slopes by the clock. More workers than cores share them.",
         to=to,
     )
     return rows + checked

@@ -111,17 +111,16 @@ def test_throughput_model__measures_and_checks(benchmark_main):
 
 def test_throughput_model__says_which_part_is_the_limit(benchmark_main):
     benchmark_main("throughput_model")
-    model = importlib.import_module("throughput_model").Model((0.06, 0.02), 8, scheduler=0.002, client=0.001)
+    model = importlib.import_module("throughput_model").Model(0.08, 8, scheduler=0.002, client=0.001)
     assert model.seconds(1) == pytest.approx(0.08)
-    assert model.limit("scheduler") == pytest.approx(160)
-    assert model.limit("client") == pytest.approx(320)
-    assert model.limit_of_pass(1) == pytest.approx(80)
-    # beyond the limit of both passes more workers are of no use
-    assert model.seconds(1000) == pytest.approx(model.seconds(10_000)) == pytest.approx(2 * 0.002 / 8)
+    assert model.limit("scheduler") == pytest.approx(320)
+    assert model.limit("client") == pytest.approx(640)
+    # beyond the limit more workers are of no use
+    assert model.seconds(1000) == pytest.approx(model.seconds(10_000)) == pytest.approx(0.002 / 8)
     assert model.limit_of_run() == pytest.approx(model.limit("client"))
     whole = dataclasses.replace(model, beside=0.0001, shared=0.01, nightly=0.0003)
     assert whole.seconds(10) == pytest.approx(0.008 + 0.0001 + 0.001 + 0.0001)
-    assert whole.limit_of_run() == pytest.approx((0.08 + 0.01) / (2 * 0.001 / 8 + 0.0001 + 0.0001))
+    assert whole.limit_of_run() == pytest.approx((0.08 + 0.01) / (0.001 / 8 + 0.0001 + 0.0001))
 
 
 def test_browser__is_small_and_reads_what_it_shows(benchmark_main):
