@@ -53,7 +53,7 @@ FRAMES = {256: (2560, 8192), 512: (2304, 6400), 1024: (2240, 4480), 2048: (2112,
 FEW = 64
 #: Different frames among them.
 N_IMAGES = 192
-#: Workers whose window the short blocks go through, and the number that the issue is decided at.
+#: Workers whose window the short blocks go through, and whose throughput is in the table.
 MANY = 200
 #: What is done beside the pass over all frames, and the cameras whose nights are worked on at the same time.
 BESIDE = ("headers", "plan", "quality", "figures", "light curves")

@@ -203,7 +203,7 @@ def data_section(own: Cards, primary: Cards, shape: tuple[int, int]) -> tuple[st
 
 
 def unused_section(own: Cards, primary: Cards, shape: tuple[int, int]) -> str:
-    """Keyword and value of the first section that is not one of this image; empty where there is none."""
+    """First keyword of a section, with its value, that cuts nothing out of the image; empty where it can be used."""
     for cards in (own, primary):
         for keyword in _DATA_SECTIONS:
             if (value := cards.get(keyword)) not in (None, ""):

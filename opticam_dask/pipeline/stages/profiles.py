@@ -149,16 +149,12 @@ def measure_stars(run: Run, parts: Sequence[Part]) -> list[dict[int, Any]]:
 
 
 def _fits(run: Run, fit: Fit, found: Sequence[Mapping[int, Any]]) -> list[Any]:
-    """What a fit to the sums of each part gives; a part is a task, which is sent the sums of all its frames.
+    """What a fit to the sums of each part gives; a part is a task.
 
-    Those of each frame are some hundred times as large, and would go through client and scheduler.
+    What a task is sent goes through client and scheduler: the sums over all frames, not those of each.
     """
-    work = [
-        Work(
-            functools.partial(_fit_task, fit, number, star_profiles.add(one)), [0], "fit-profile", has_time_limit=False
-        )
-        for number, one in enumerate(found)
-    ]
+    tasks = [functools.partial(_fit_task, fit, number, star_profiles.add(one)) for number, one in enumerate(found)]
+    work = [Work(task, [0], "fit-profile", has_time_limit=False) for task in tasks]
     fitted = dict(run.executor.run(work))
     return [fitted[number] for number in range(len(found))]
 
