@@ -149,6 +149,21 @@ def test_profile__of_two_stars_tells_that_they_differ(wider):
     assert abs(excess) < 1.5 * fitted.total_err < (0.1 if wider > 1.0 else 0.012)
 
 
+def test_fit_stars__one_bright_star_is_not_odd_for_the_noise_of_two_faint_ones():
+    rng, shape, truth = np.random.default_rng(2), profile.Shape(1.7, 1.7, 0.0), np.array([4e5, 8e3, 6e3])
+    xy, found = np.array([(60.3, 60.1), (180.2, 60.4), (60.0, 180.3)]), {}
+    stars = _stars(xy, truth, 4.0, 3.0, (240, 240))
+    for frame in range(4):
+        cutouts, x0, y0 = _cutouts(rng.poisson(stars + SKY_RMS**2).astype(float), xy, 30)
+        rms, disturbed = np.full(cutouts.shape, SKY_RMS), np.array([0.0, 10.0, 15.0])
+        found[frame] = ring_sums.measure_rings(cutouts, rms, xy, x0, y0, shape, disturbed=disturbed)
+    fitted, _, alike = profile_fit.fit_stars(star_profiles.add(found))
+    cutouts, x0, y0 = _cutouts(stars, xy, 15)
+    light = profile.profile_weights(fitted.table(), xy, x0, y0, 31, shape)
+    assert alike[0] > 0.95
+    np.testing.assert_allclose(np.sum(light * cutouts, axis=(1, 2)) / np.sum(light**2, axis=(1, 2)), truth, rtol=0.006)
+
+
 def test_fit_profile__without_stars_there_is_none():
     assert profile_fit.fit_profile(ring_sums.empty_rings()) is None
     assert profile_fit.fit_profile(ring_sums.empty_rings([3, 4])) is None

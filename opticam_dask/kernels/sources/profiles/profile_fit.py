@@ -279,15 +279,28 @@ def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.n
         wings = np.sum(np.where(usable, excess, 0.0)[:, _WINGS:], axis=1)[has_light]
         return alike, float(np.hypot(_ALONE, 0.5 * np.ptp(wings)))
     excess = np.where(usable, excess, np.nan)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         middle = _column_medians(excess)
         spread = MAD_TO_SIGMA * _column_medians(np.abs(excess - middle))
-        distance = (excess - middle) ** 2 / (error**2 + spread**2 + _LEAST_SCATTER**2)
+        of_star = np.sqrt(error**2 + spread**2 + _LEAST_SCATTER**2)
+        # one bright star among faint ones is not odd for what their noise makes of the middle
+        distance = (excess - middle) ** 2 / (of_star**2 + _median_variance(np.where(usable, of_star, np.inf)))
     mean = np.sum(np.where(usable, distance, 0.0), axis=1) / np.maximum(np.count_nonzero(usable, axis=1), 1)
     alike = np.where(has_light, 1.0 / (1.0 + mean / _ODD**2) ** 2, 0.0)
     wings = np.sum(np.where(usable, excess - middle, 0.0)[:, _WINGS:], axis=1)[has_light]
     scatter = MAD_TO_SIGMA * float(np.median(np.abs(wings - np.median(wings)))) / np.sqrt(np.sum(alike))
     return alike, scatter
+
+
+def _median_variance(errors: np.ndarray) -> np.ndarray:
+    """Variance of the median of the values in each column by their errors; infinite errors are of no values.
+
+    It is that of many values of such densities (Cramer 1946), none of which counts more than the middle one.
+    """
+    known = np.where(np.isfinite(errors), errors, np.nan)
+    counts = 1.0 / np.maximum(errors, _column_medians(known))
+    variance: np.ndarray = 0.5 * np.pi / np.sum(counts, axis=0) ** 2
+    return variance
 
 
 def _column_medians(values: np.ndarray) -> np.ndarray:
