@@ -343,6 +343,8 @@ static void broad_course(const Boxes *boxes, const Limits *limits, double noise,
     for (int round = 0; round < 3; round++) {
         for (Py_ssize_t i = 0; i < boxes->n_known; i++)
             scratch[i] = fabs(boxes->values[boxes->known[i]] - course[boxes->known[i]]);
+        for (Py_ssize_t i = 0; round == 2 && i < boxes->n_known; i++) /* in units of the noise of a whole box */
+            scratch[i] *= sqrt(boxes->weights[boxes->known[i]]);
         scatter = limits->to_sigma * median_of(scratch, boxes->n_known);
         if (round < 2)
             fit_drawn(boxes, normal, limits->drawn_near * scatter, course);

@@ -48,6 +48,9 @@ _RIDGE = 0.005
 
 #: Degree of the polynomial through all boxes, and how many boxes it needs.
 _DEGREES = ((3, 64), (2, 25), (1, 9))
+#: Where fewer are known, so many that reach across more than this share of the mesh along both axes have a plane.
+_FEWEST = 4
+_SPANNED = 0.5
 #: Values are drawn to within so many sigma of it.
 _DRAWN_NEAR = 4.0
 
@@ -127,7 +130,32 @@ def box_areas(shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
 def _degree(weights: np.ndarray) -> int:
     """Degree of the polynomial that there are boxes enough for."""
     n_known = np.count_nonzero(weights)
-    return next((degree for degree, n_boxes in _DEGREES if n_known >= n_boxes), 0)
+    degree = next((degree for degree, n_boxes in _DEGREES if n_known >= n_boxes), 0)
+    return 1 if degree == 0 and _hold_a_plane(weights > 0) else degree
+
+
+def _hold_a_plane(is_known: np.ndarray) -> bool:
+    """Whether a few boxes reach so far along both axes that a plane through them holds in all others."""
+    if np.count_nonzero(is_known) < _FEWEST:
+        return False
+    for axis, length in enumerate(is_known.shape):
+        places = np.flatnonzero(is_known.any(axis=1 - axis))
+        if places[-1] - places[0] + 1 <= _SPANNED * length:
+            return False
+    return True
+
+
+def is_sparse(number: np.ndarray, areas: np.ndarray) -> bool:
+    """Whether sources cover most of the sky, so that what is left of it lies at the edges of few boxes.
+
+    Parameters
+    ----------
+    number, areas : ndarray of int, shape (mesh_y, mesh_x)
+        Pixels of each box that are sky, and all of them.
+    """
+    is_known = number > LEAST_SHARE * areas.max()
+    is_few = np.count_nonzero(is_known) < _DEGREES[-2][1]
+    return bool(is_few and number.sum() < 0.5 * areas.sum()) and _hold_a_plane(is_known)
 
 
 def _broad_course(values: np.ndarray, weights: np.ndarray, terms: np.ndarray, noise: float) -> np.ndarray:
@@ -146,7 +174,7 @@ def _broad_course(values: np.ndarray, weights: np.ndarray, terms: np.ndarray, no
         drawn = model + np.clip(residual, -limit, limit)
         coefficients = np.linalg.solve(normal, chosen @ (their_weights * drawn))
         model = coefficients @ chosen
-    scatter = MAD_TO_SIGMA * median(np.abs(target - model))
+    scatter = MAD_TO_SIGMA * median(np.abs(target - model) * np.sqrt(their_weights))
     if scatter > _NO_POLYNOMIAL * noise:
         return np.full(values.shape, median(target))
     broad: np.ndarray = (coefficients @ terms).reshape(values.shape)

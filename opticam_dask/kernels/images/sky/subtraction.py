@@ -258,6 +258,8 @@ def count_sky(
     start, stop = _disk_spans(disks, grid[0])
     taken, light = _taken(frame, start, stop, deviant)
     number, excess = areas - taken, frame.box_sums - light
+    if sky_level.is_sparse(number, areas):
+        return _along_a_plane(frame, mesh, number, np.union1d(_expanded(start, stop), deviant))
     residual = np.where(number > 0, excess / np.maximum(number, 1), 0.0)
     sky = SkyPixels(number, _at_middles(frame.sky_sums / areas, grid) + residual)
     of_many = np.where(number > sky_level.LEAST_SHARE * areas.max(), np.abs(residual), 0.0)
@@ -269,6 +271,23 @@ def count_sky(
     if saturated is not None:
         invalid = np.union1d(invalid, np.flatnonzero(saturated))
     return _recounted(sky, frame, mesh, rms_mesh, start, stop, invalid)
+
+
+def _along_a_plane(frame: SubtractedFrame, mesh: np.ndarray, number: np.ndarray, no_sky: np.ndarray) -> SkyPixels:
+    """Mean of the sky pixels of each box, moved to its middle along the plane through all of these pixels.
+
+    For pixels at the edges of boxes the mesh does not tell the slope: its boxes are full of light, and filtered.
+    """
+    grid = frame.image.shape, frame.box_size
+    places = np.setdiff1d(np.arange(frame.image.size), no_sky, assume_unique=True)
+    electrons = frame.image.ravel()[places] + _zoomed_at(mesh, *grid, places)
+    row, column = row_and_column(places, grid[0][1])
+    terms = np.stack([np.ones(len(places)), row, column])
+    plane = np.linalg.solve(terms @ terms.T, terms @ electrons)
+    box = _box_of(places, grid)
+    excess = np.bincount(box, weights=electrons - plane @ terms, minlength=mesh.size).reshape(mesh.shape)
+    y, x = (side * (np.arange(n) + 0.5) - 0.5 for side, n in zip(frame.box_size, mesh.shape, strict=True))
+    return SkyPixels(number, plane[0] + plane[1] * y[:, None] + plane[2] * x + excess / np.maximum(number, 1))
 
 
 def _taken(
