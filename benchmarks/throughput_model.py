@@ -40,6 +40,7 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.parameters import ReductionParameters
+from opticam_dask.passes import quality
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.run import guarded_work
 from opticam_dask.steps.frame_steps import BlockSummary
@@ -53,6 +54,8 @@ FRAMES = {256: (2560, 8192), 512: (2304, 6400), 1024: (2240, 4480), 2048: (2112,
 FEW = 64
 #: Different frames among them.
 N_IMAGES = 192
+#: Measurements that the ensemble of the transparency is fit to here: as many for both numbers of frames.
+_CELLS = 16_384
 #: Workers whose window the short blocks go through, and whose throughput is in the table.
 MANY = 200
 #: What is done beside the pass over all frames, and the cameras whose nights are worked on at the same time.
@@ -75,6 +78,12 @@ class Spent:
         """What one frame costs, from a run with ``n_frames`` more frames."""
         pairs = zip(vars(self).values(), vars(more).values(), strict=True)
         return Spent(*(max(0.0, after - before) / n_frames for before, after in pairs))
+
+    def without_waiting(self, idle: Spent) -> Spent:
+        """The same without what processes spend while they wait: with more workers they wait less."""
+        waited = self.clock / idle.clock
+        busy = {name: max(0.0, value - waited * getattr(idle, name)) for name, value in vars(self).items()}
+        return replace(self, client=busy["client"], scheduler=busy["scheduler"], workers=busy["workers"])
 
 
 def _spend(running: processes.Cluster, what: object) -> Spent:
@@ -135,6 +144,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
 def cost_of_frames(directory: Path, numbers: tuple[int, int], running: processes.Cluster) -> dict[str, Spent]:
     """What a frame costs in each stage, as slopes over two numbers of frames."""
     found = []
+    running.client.run(partial(setattr, quality, "_CELLS", _CELLS))
     images = sorted((directory / "frames").iterdir())
     for number in (min(FEW, numbers[0]), *numbers):
         folder = directory / f"first_{number}"
@@ -142,9 +152,11 @@ def cost_of_frames(directory: Path, numbers: tuple[int, int], running: processes
             folder.mkdir()
             for index in range(number):
                 image = images[index % len(images)]
-                (folder / f"{index // len(images):04d}_{image.name}").hardlink_to(image)
+                # in the order of their times, as the names of an instrument are
+                (folder / f"{image.stem}_{index // len(images):04d}.fits").hardlink_to(image)
         found.append(reduce_frames(folder, directory / "out", running))
-    few, many = found[1:]
+    idle = _spend(running, partial(time.sleep, 3.0))
+    few, many = ({name: spent.without_waiting(idle) for name, spent in stages.items()} for stages in found[1:])
     return {name: few[name].slope(many[name], numbers[1] - numbers[0]) for name in few}
 
 
@@ -187,10 +199,8 @@ def cost_of_blocks(directory: Path, n_blocks: int, running: processes.Cluster) -
     with ownership.own(out):
         run_short_blocks(out, window, running, window)
         spent = _spend(running, partial(run_short_blocks, out, n_blocks, running, window))
-    waiting = spent.clock / idle.clock
-    names = ("client", "scheduler", "workers")
-    values = {name: max(0.0, getattr(spent, name) - waiting * getattr(idle, name)) / n_blocks for name in names}
-    return Spent(clock=spent.clock / n_blocks, **values)
+    busy = spent.without_waiting(idle)
+    return Spent(*(value / n_blocks for value in vars(busy).values()))
 
 
 # ---------------------------------------------------------------- the model
