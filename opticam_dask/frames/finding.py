@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 
 from opticam_dask.frames.fits_files import PathLike
 from opticam_dask.locations import files_below, is_remote, local_path, location
@@ -50,16 +49,10 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
     tops = [os.path.abspath(os.path.expanduser(local_path(path))) for path in given if not is_remote(path)]
     if missing := [top for top in tops if not os.path.lexists(top)]:
         raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {', '.join(missing)}")
-    files = [top for top in tops if not os.path.isdir(top)]
+    files = [(os.path.realpath(top), top, os.path.islink(top)) for top in tops if not os.path.isdir(top)]
     files += _files_below([top for top in tops if os.path.isdir(top)])
-    real_directory = cache(os.path.realpath)  # asked once for the many files of a directory
-    links = dict.fromkeys(file for file in files if os.path.islink(file))
-    # A link loses against the file it leads to.
-    by_target = {os.path.realpath(file): file for file in links}
-    for file in files:
-        if file not in links:
-            directory, name = os.path.split(file)
-            by_target[os.path.join(real_directory(directory), name)] = file
+    by_target = {target: file for target, file, is_link in files if is_link}
+    by_target |= {target: file for target, file, is_link in files if not is_link}  # a link loses against its file
     return sorted([*by_target.values(), *remote])
 
 
@@ -88,7 +81,8 @@ def _own_places(urls: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{output}/{name}/" for output in outputs for name in _OWN_NAMES)
 
 
-def _files_below(tops: list[str]) -> Iterator[str]:
+def _files_below(tops: list[str]) -> Iterator[tuple[str, str, bool]]:
+    """Files in directories: what each is without links on its way, its path, and whether it is a link itself."""
     visited: set[tuple[int, int]] = set()
     directories, links = list(tops), list[str]()
     while directories or links:
@@ -103,6 +97,7 @@ def _files_below(tops: list[str]) -> Iterator[str]:
             logger.warning("%s cannot be searched: %s", printable(directory), error.strerror)
             continue
         is_output = any(entry.name == _STORE_NAME for entry in entries)
+        real_directory = os.path.realpath(directory)
         for entry in entries:
             if entry.name.startswith(".") or (is_output and entry.name in _OWN_NAMES):
                 continue
@@ -111,4 +106,6 @@ def _files_below(tops: list[str]) -> Iterator[str]:
             elif entry.is_symlink() and os.path.isdir(entry.path):
                 links.append(entry.path)
             elif _NAME.search(entry.name):
-                yield entry.path
+                is_link = entry.is_symlink()
+                target = os.path.realpath(entry.path) if is_link else os.path.join(real_directory, entry.name)
+                yield target, entry.path, is_link

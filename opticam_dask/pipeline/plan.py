@@ -158,7 +158,7 @@ def _plan_part(
 ) -> PlannedPart:
     first = rows.iloc[0]
     shape = (int(first["ny"]), int(first["nx"]))
-    files = np.array([file_of(name) for name in rows["file"]], dtype=object)
+    files = [file_of(name) for name in rows["file"].tolist()]
     data_root = common_root(files)
     manifest = {column: rows[column].to_numpy(copy=True) for column in _TABLE_COLUMNS}
     manifest["file"] = np.array([name_below(file, data_root) for file in files], dtype=object)

@@ -337,7 +337,7 @@ def _new_rows(setup: Setup, scan: scanning.Scan, progress: Progress) -> pd.DataF
         names = ", ".join(sorted(set(table["night"][is_left_out])))
         progress.tell(f"{is_left_out.sum()} frame(s) of removed nights are left out ({names}); --redo brings one back.")
         table = table[~is_left_out]
-    return table[[file not in known for file in table["file"]]] if len(table) else table
+    return table[[file not in known for file in table["file"].tolist()]] if known else table
 
 
 def _refuse_changed_files(table: pd.DataFrame, before: Sequence[Facts | None]) -> None:
@@ -407,7 +407,7 @@ def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[
         before = set_aside.read_all()
         listed = dict(zip(before["file"].tolist(), before["reason"].tolist(), strict=True))
     listed |= dict(scan.set_aside)
-    for file in scan.table["file"]:
+    for file in scan.table["file"].tolist() if listed else ():
         listed.pop(file, None)
     listed |= dict(refused)
     arrays = {
