@@ -71,6 +71,24 @@ def test_match__two_random_detections_are_no_match():
     assert n_accepted <= 2
 
 
+THREE = np.array([[14.3, 16.1], [37.2, 20.3], [22.8, 38.3]])
+LIGHT = np.array([97e3, 31e3, 11e3])
+
+
+@pytest.mark.parametrize("star", [0, 1, 2])
+def test_match__one_of_three_stars_is_dragged_by_a_cosmic_ray(star):
+    frame, light = THREE + np.array([0.6, -0.4]), LIGHT.copy()
+    frame[star] += [-1.1, 1.2]
+    light[star] *= 1.5
+    found = find_transform(THREE, frame, reference_weights=LIGHT, frame_weights=light, shift_of_few=True)
+    assert np.allclose(found.transform[:2, 2], [0.6, -0.4])
+    assert star not in found.reference_index
+    apart = np.array([[0.0, 0.0], [1.5, 0.0], [-1.0, 2.0]])
+    for other in (frame[[1, 0, 2]], frame + apart):  # the light of other stars; none agree
+        with pytest.raises(AlignmentError):
+            find_transform(THREE, other, reference_weights=LIGHT, frame_weights=light, shift_of_few=True)
+
+
 def test_match__without_being_asked_three_are_needed():
     with pytest.raises(AlignmentError, match="at least 3"):
         find_transform(TWO, TWO)

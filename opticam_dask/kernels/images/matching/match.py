@@ -8,6 +8,7 @@ IJCV 57, 201).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ _MAX_SOURCES = 100
 #: Two pairs leave nothing to judge an outlier by: each must agree with their common shift to this (pixels), so that a
 #: centroid that was dragged by a cosmic ray does not shift the frame by more.
 _TWO_PAIRS_WITHIN = 0.75
+#: The ratio of their fluxes changes by no more than this (natural logarithm) where a third star does not match.
+_SAME_RATIO = 0.5
 #: A single detection of several stars is told by being nearest to one of them by this factor.
 _CLEARLY_NEAREST = 4.0
 #: With so many pairs, and half of the list, a likely start that proves good ends the search.
@@ -148,7 +151,13 @@ def find_transform(
     if shift_of_few and min(len(reference), len(frame)) < problem.least:
         solution = _solve_few(problem, math.log(max_chance))
     else:
-        solution = _solve_all(problem, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
+        try:
+            solution = _solve_all(problem, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
+        except AlignmentError:
+            two_of_three = _two_of_three(problem) if shift_of_few else None
+            if two_of_three is None:
+                raise
+            solution = two_of_three
     return _found(problem, solution, r_index, f_index)
 
 
@@ -315,6 +324,30 @@ def _solve_few(problem: MatchProblem, log_limit: float) -> PairedTransform:
             f"{len(problem.reference)} sources of the reference and {len(problem.frame)} of the frame can be matched, "
             f"a rotation needs at least {problem.least} of each; as a shift alone: {error.reason}"
         ) from error
+
+
+def _two_of_three(problem: MatchProblem) -> PairedTransform | None:
+    """Shift of two stars of three, the third of which is dragged by a cosmic ray or cloud; None where it is not clear.
+
+    All three are where a shift puts them, within the tolerance, two of them together and with their ratio of fluxes.
+    """
+    a, _ = problem.expected
+    if len(problem.reference) != 3 or len(problem.frame) != 3:
+        return None
+    brighter = np.log(problem.frame_weights) - np.log(problem.reference_weights)[:, None]
+    shifts, found = problem.frame - a * problem.reference[:, None], []
+    for order in itertools.permutations(range(3)):
+        pairs = [(i, order[i]) for i in range(3)]
+        for (i, j), (k, m) in itertools.combinations(pairs, 2):
+            shift = 0.5 * (shifts[i, j] + shifts[k, m])
+            is_one = abs(shifts[i, j] - shifts[k, m]) < _TWO_PAIRS_WITHIN * problem.scale
+            is_near = all(abs(shifts[pair] - shift) < problem.tolerance for pair in pairs)
+            if is_one and is_near and abs(brighter[i, j] - brighter[k, m]) < _SAME_RATIO:
+                apart = abs(shifts[i, j] - shifts[k, m])
+                found.append((apart, order, PairedTransform(a, shift, np.array([i, k]), np.array([j, m]), 0.0)))
+    if len({order for _, order, _ in found}) != 1:
+        return None
+    return min(found, key=lambda each: each[0])[2]
 
 
 def _choose(problem: MatchProblem, solutions: list[PairedTransform], log_limit: float) -> PairedTransform:
