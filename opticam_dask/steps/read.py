@@ -12,9 +12,11 @@ import numpy as np
 
 from opticam_dask.flags import FrameFlag
 from opticam_dask.frames.fits.names import file_of
+from opticam_dask.frames.fits.read_pixels import ReadPixels
 from opticam_dask.frames.fits.streams import checksum_of
 from opticam_dask.frames.scanning import FrameError
 from opticam_dask.kernels.images.counts import extremes
+from opticam_dask.kernels.images.unread import unread_pixels
 from opticam_dask.locations import is_remote, location
 from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps, remembered
 
@@ -69,7 +71,17 @@ def _read_checked(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
         raise FrameProblem(FrameFlag.SATURATED, f"more than half of the pixels are at or above {level:g} ADU")
     if lowest == highest:
         raise FrameProblem(FrameFlag.CONSTANT, f"all pixels are {lowest:g}")
-    return stored
+    unread = unread_pixels(raw, lowest)
+    return stored if unread is None else _without(stored, unread)
+
+
+def _without(stored: np.ndarray, unread: np.ndarray) -> np.ndarray:
+    """Pixels of a frame with NaN for those that were not read out."""
+    kept = stored.astype(np.result_type(stored.dtype, np.float32))
+    kept[unread] = np.nan
+    if isinstance(stored, ReadPixels):
+        return ReadPixels.of(np.asarray(kept), stored.variance, stored.taken)
+    return kept
 
 
 def above(raw: np.ndarray, level: float | np.ndarray, highest: float | None = None) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_nights import FIELD, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, add_star, read_out, reduce_frames, reducer_of, write_frame
 
 from opticam_dask.kernels.series.photon_transfer import gain_by_noise
 
@@ -56,3 +56,16 @@ def test_gain__the_run_says_so(tmp_path, capsys, given, is_told):
     reduce_frames(tmp_path, verbose=True, instrument={"default_gain": given})
     said = " ".join(capsys.readouterr().out.split())
     assert ("the gain of 4 electrons per ADU does not fit the noise of the sky, which says at most" in said) == is_told
+
+
+def test_gain__of_pixels_that_a_program_has_divided_is_told(tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    for frame in range(3):
+        image = np.full((80, 80), 500.0)
+        for x, y, flux in ((20.2, 21.3, 1e5), (60.7, 30.1, 5e4), (35.5, 61.0, 4e4)):
+            add_star(image, x, y, flux)
+        pixels = (read_out(image, rng) / 65535.0).astype(np.float32)  # as PixInsight and Siril write them
+        write_frame(tmp_path / "frames" / f"f{frame}.fits", pixels, 10.0 * frame)
+    reducer_of(tmp_path, verbose=True).create_catalogs()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "less than the 3 of the detector without light: the gain is at least" in said

@@ -24,6 +24,10 @@ from opticam_dask.store.camera import Camera, Part
 
 #: A gain that differs by less than this factor from that of the noise is not told.
 _FITS = 1.5
+#: A sky that is quieter than the detector by this factor has no such gain.
+_QUIETER = 2.0
+#: No detector reads with less noise, electrons.
+_LEAST_READ_NOISE = 0.1
 
 
 class SurveyPass(BlockPass):
@@ -126,6 +130,8 @@ def tell_of_gain(setup: Setup, part: Part, progress: Progress) -> None:
     kinds, n_pixels = set(setup.calibration.kinds if setup.calibration else ()), setup.parameters.rebin_factor**2
     other = n_pixels * (read_noise**2 + np.nan_to_num(dark * seconds))
     has_flat, is_bias_off = "flat" in kinds, bool(kinds & {"bias", "dark"})
+    if _tell_of_little_noise(part, progress, rms, np.sqrt(other), gain):
+        return
     lowest, highest = gain_by_noise(level, rms, other, is_bias_off=is_bias_off, has_flat=has_flat)
     if highest >= 1.0 / _FITS and lowest <= _FITS:
         return
@@ -136,6 +142,23 @@ def tell_of_gain(setup: Setup, part: Part, progress: Progress) -> None:
         f"says {bound} {given / ratio:.3g}. Errors of fluxes scale with it: look at the headers' GAIN (a camera's "
         "setting is no gain; frames that were averaged, smoothed or scaled have another one) or give default_gain."
     )
+
+
+def _tell_of_little_noise(part: Part, progress: Progress, rms: np.ndarray, other: np.ndarray, gain: np.ndarray) -> bool:
+    """Say when the sky is quieter (electrons a pixel) than the detector is without light; whether it is."""
+    least = np.fmax(other, _LEAST_READ_NOISE)
+    known = np.isfinite(rms) & (rms > 0)
+    if not known.any() or np.median(rms[known] / least[known]) >= 1.0 / _QUIETER:
+        return False
+    found, expected, given = (float(np.median(values[known])) for values in (rms, least, gain))
+    progress.tell(
+        f"{part.key} {part.night}: by the gain of {given:.4g} electrons per ADU the sky scatters by {found:.2g} "
+        f"electrons a pixel, less than the {expected:.2g} of the detector without light: the gain is at least "
+        f"{given * expected / found:.3g} (pixels that a program has divided, as to a range from 0 to 1, have a large "
+        "one), or the read noise is smaller. Errors of fluxes are wrong until default_gain or default_read_noise of "
+        "the instrument is right."
+    )
+    return True
 
 
 def tell_of_width(setup: Setup, part: Part, progress: Progress) -> None:
