@@ -64,8 +64,11 @@ typedef struct {
     int64_t *below;   /* how many pixels of the range are below each level, with one entry for all of them */
     int64_t *sum;     /* of their deviations from the centre, and */
     int64_t *squares; /* of the squares of these */
-    uint32_t *count;  /* of each level */
+    uint32_t *count;  /* of each level, and */
+    uint32_t *odd;    /* of every other pixel apart */
     uint16_t *others; /* pixels below the range, first, and above it, last */
+    uint16_t *row;     /* room for the levels of a row, and */
+    uint16_t *highest; /* for the highest of each group of them */
     Py_ssize_t n, n_below, n_above;
     Within all_below, all_above;
     int64_t low, n_levels, centre;

@@ -10,6 +10,8 @@
 #define MOST_LEVELS 4096
 /* Levels of 16 bits. */
 #define N_LEVELS 65536
+/* Pixels of a row that are looked at together: whether all of them are within the range. */
+#define AT_ONCE 32
 
 static int64_t level_index(const Levels *levels, int64_t value)
 {
@@ -115,6 +117,57 @@ static Moments moments_of_levels(const Levels *levels, int64_t lowest, int64_t h
     return moments;
 }
 
+/* Level of each pixel of a row above the lowest of the range; of `AT_ONCE` pixels each the highest. A pixel below the
+ * range has a level far above it. */
+IN_LANES static void take_levels(const uint16_t *restrict row, Py_ssize_t n_groups, uint16_t low,
+                                 uint16_t *restrict level, uint16_t *restrict highest)
+{
+    for (Py_ssize_t group = 0; group < n_groups; group++) {
+        uint16_t most = 0;
+        for (Py_ssize_t x = group * AT_ONCE; x < (group + 1) * AT_ONCE; x++) {
+            level[x] = (uint16_t)(row[x] - low);
+            most = level[x] > most ? level[x] : most;
+        }
+        highest[group] = most;
+    }
+}
+
+/* Count some pixels of a row, each of which may be beyond the range. */
+static void count_any(Levels *levels, const uint16_t *row, Py_ssize_t n)
+{
+    const uint16_t low = (uint16_t)levels->low;
+    for (Py_ssize_t x = 0; x < n; x++) {
+        const uint16_t level = (uint16_t)(row[x] - low);
+        if (level < levels->n_levels)
+            levels->count[level]++;
+        else if (row[x] < low)
+            levels->others[levels->n_below++] = row[x];
+        else
+            levels->others[levels->n - ++levels->n_above] = row[x];
+    }
+}
+
+/* Count a row of pixels. Where none is beyond the range, which is most of the sky, none is asked: that takes half the
+ * time. Neighbours, which are often equal, are counted apart, so that one need not wait for the other. */
+static void count_row(Levels *levels, const uint16_t *row, Py_ssize_t width)
+{
+    const Py_ssize_t n_groups = width / AT_ONCE;
+    uint32_t *even = levels->count, *odd = levels->odd;
+    take_levels(row, n_groups, (uint16_t)levels->low, levels->row, levels->highest);
+    for (Py_ssize_t group = 0; group < n_groups; group++) {
+        const uint16_t *level = levels->row + group * AT_ONCE;
+        if (levels->highest[group] >= levels->n_levels) {
+            count_any(levels, row + group * AT_ONCE, AT_ONCE);
+            continue;
+        }
+        for (int i = 0; i < AT_ONCE; i += 2) {
+            even[level[i]]++;
+            odd[level[i + 1]]++;
+        }
+    }
+    count_any(levels, row + n_groups * AT_ONCE, width - n_groups * AT_ONCE);
+}
+
 /* Count the pixels of a box; 0 where their range has too many levels. */
 int count_levels(Levels *levels, const char *from, Py_ssize_t height, Py_ssize_t width, Py_ssize_t row_stride)
 {
@@ -136,29 +189,19 @@ int count_levels(Levels *levels, const char *from, Py_ssize_t height, Py_ssize_t
     if (levels->n_levels > MOST_LEVELS)
         return 0;
     const uint32_t n_levels = (uint32_t)levels->n_levels;
-    const uint16_t low = (uint16_t)levels->low;
-    uint32_t *count = levels->count;
-    uint16_t *others = levels->others;
-    memset(count, 0, n_levels * sizeof *count);
+    memset(levels->count, 0, n_levels * sizeof *levels->count);
+    memset(levels->odd, 0, n_levels * sizeof *levels->odd);
     for (Py_ssize_t y = 0; y < height; y++, from += row_stride) {
         const uint16_t *row = (const uint16_t *)from;
         FETCH_ROW(row + width, width * sizeof *row); /* of the next box */
-        for (Py_ssize_t x = 0; x < width; x++) {
-            const uint32_t level = (uint16_t)(row[x] - low);
-            if (level < n_levels)
-                count[level]++;
-            else if (row[x] < low)
-                others[levels->n_below++] = row[x];
-            else
-                others[levels->n - ++levels->n_above] = row[x];
-        }
+        count_row(levels, row, width);
     }
     levels->all_below = within_others(levels, 0, levels->n_below, 0, N_LEVELS);
     levels->all_above = within_others(levels, levels->n - levels->n_above, levels->n, 0, N_LEVELS);
     int64_t total = 0, sum = 0, squares = 0, deviation = levels->low - levels->centre;
     levels->below[0] = levels->sum[0] = levels->squares[0] = 0;
     for (uint32_t level = 0; level < n_levels; level++, deviation++) {
-        const int64_t here = count[level];
+        const int64_t here = (int64_t)levels->count[level] + levels->odd[level];
         total += here;
         sum += here * deviation;
         squares += here * deviation * deviation;
@@ -200,14 +243,18 @@ void clip_levels(const Levels *levels, double least, int readmit, double *level,
 
 int allocate_levels(Levels *levels, Py_ssize_t n)
 {
-    const size_t n_entries = MOST_LEVELS + 1;
+    const size_t n_entries = MOST_LEVELS + 1, n_pixels = (size_t)(n > 0 ? n : 1);
     levels->n = n;
     levels->below = malloc(n_entries * sizeof *levels->below);
     levels->sum = malloc(n_entries * sizeof *levels->sum);
     levels->squares = malloc(n_entries * sizeof *levels->squares);
     levels->count = malloc(n_entries * sizeof *levels->count);
-    levels->others = malloc((size_t)(n > 0 ? n : 1) * sizeof *levels->others);
-    return levels->below && levels->count && levels->sum && levels->squares && levels->others;
+    levels->odd = malloc(n_entries * sizeof *levels->odd);
+    levels->others = malloc(n_pixels * sizeof *levels->others);
+    levels->row = malloc(n_pixels * sizeof *levels->row);
+    levels->highest = malloc(n_pixels * sizeof *levels->highest);
+    return levels->below && levels->sum && levels->squares && levels->count && levels->odd && levels->others &&
+           levels->row && levels->highest;
 }
 
 void release_levels(Levels *levels)
@@ -216,5 +263,8 @@ void release_levels(Levels *levels)
     free(levels->sum);
     free(levels->squares);
     free(levels->count);
+    free(levels->odd);
     free(levels->others);
+    free(levels->row);
+    free(levels->highest);
 }

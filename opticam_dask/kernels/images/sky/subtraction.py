@@ -6,6 +6,7 @@ Frames are worked on in strips of one row of boxes, which stay in the cache of t
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -155,7 +156,7 @@ def _compiled_subtraction(
     wide, rms_wide = (_knots(values, subtracted.shape[1], box_size[1]) for values in meshes)
     bounds = mesh.min(), mesh.max(), limits[1], limits[0], rms_mesh.min(), rms_mesh.max()
     sums, sky_sums = np.empty(mesh.shape), np.empty(mesh.shape)
-    flagged, deviant = (np.empty(subtracted.size, dtype=np.int64) for _ in range(2))  # pages are used as far as filled
+    flagged, deviant = _room_for(subtracted.size)
     arrays = (
         subtracted,
         counts,
@@ -171,6 +172,22 @@ def _compiled_subtraction(
     n_flagged, n_deviant = native.subtract_sky(arrays, *box_size)
     places = flagged[:n_flagged].copy(), deviant[:n_deviant].copy()
     return SubtractedFrame(subtracted, *places, sums, sky_sums, box_size)
+
+
+#: Room for places in a frame, of each thread.
+_room = threading.local()
+
+
+def _room_for(n_pixels: int) -> np.ndarray:
+    """Two rows for as many places, of no meaning; kept for the next frame of the thread.
+
+    Few of them are filled. Memory of this size is new to a process each time, and every page that is filled would be
+    cleared by the system first.
+    """
+    room: np.ndarray | None = getattr(_room, "places", None)
+    if room is None or room.shape[1] < n_pixels:
+        room = _room.places = np.empty((2, n_pixels), dtype=np.int64)
+    return room
 
 
 def _knots(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
