@@ -115,9 +115,8 @@ static double median_flux(const Star *star)
             star->spare[count++] = star->own[i] / star->templates[i];
     if (count == 0)
         return 0.0;
-    qsort(star->spare, (size_t)count, sizeof *star->spare, by_value);
-    lower = star->spare[(count - 1) / 2];
-    upper = star->spare[count / 2 - (count == star->n)];
+    lower = value_of_rank(star->spare, count, (count - 1) / 2);
+    upper = value_of_rank(star->spare, count, count / 2 - (count == star->n));
     return 0.5 * (lower + upper);
 }
 
@@ -162,8 +161,7 @@ double typical_deviation(const Star *star, const Limits *limits)
             star->spare[count++] = fabs(star->deviation[i]);
     if (count == 0)
         return 1.0;
-    qsort(star->spare, (size_t)count, sizeof *star->spare, by_value);
-    const double typical = star->spare[(count - 1) / 2] / limits->median_size;
+    const double typical = value_of_rank(star->spare, count, (count - 1) / 2) / limits->median_size;
     return typical > 1.0 ? typical : 1.0;
 }
 
@@ -241,12 +239,6 @@ static double held(double value, double limit)
     return value > limit ? limit : (value < -limit ? -limit : value);
 }
 
-/* Median of n sorted values. */
-static double middle_of(const double *sorted, Py_ssize_t n)
-{
-    return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
-}
-
 /* What the core deviates from the profile by, relative to its light, beyond noise. */
 static double error_of_core(const Star *star, const Limits *limits)
 {
@@ -263,9 +255,7 @@ static double error_of_core(const Star *star, const Limits *limits)
     }
     if (count == 0)
         return 0.0;
-    qsort(noise, (size_t)count, sizeof *noise, by_value);
-    qsort(squares, (size_t)count, sizeof *squares, by_value);
-    const double beyond = middle_of(squares, count) / limits->median_square - middle_of(noise, count);
+    const double beyond = median_of(squares, count) / limits->median_square - median_of(noise, count);
     return sqrt(beyond > 0.0 ? beyond : 0.0);
 }
 

@@ -72,15 +72,12 @@ static inline void solve_equations(double *matrix, double *right, int n)
     }
 }
 
-/* Median of numbers, which are brought into another order; NaN without any, or where one is NaN. */
-static inline double median_of(double *values, Py_ssize_t n)
+/* Value of a rank of n numbers, which are brought into another order: what is left of the rank then is no larger, what
+ * is right of it no smaller. */
+static inline double value_of_rank(double *values, Py_ssize_t n, Py_ssize_t rank)
 {
-    const Py_ssize_t rank = (n - 1) / 2;
     Py_ssize_t first = 0, last = n - 1;
-    for (Py_ssize_t i = 0; i < n; i++)
-        if (isnan(values[i]))
-            return values[i];
-    while (first < last) { /* what is left of the rank is no larger, what is right of it no smaller */
+    while (first < last) {
         const double pivot = values[first + (last - first) / 2];
         Py_ssize_t low = first, high = last;
         while (low <= high) {
@@ -101,15 +98,26 @@ static inline double median_of(double *values, Py_ssize_t n)
         else
             break;
     }
+    return values[rank];
+}
+
+/* Median of numbers, which are brought into another order; NaN without any, or where one is NaN. */
+static inline double median_of(double *values, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++)
+        if (isnan(values[i]))
+            return values[i];
     if (n < 1)
         return (double)NAN;
-    double above = values[rank];
+    const Py_ssize_t rank = (n - 1) / 2;
+    const double below = value_of_rank(values, n, rank);
+    double above = below;
     if (n % 2 == 0) {
         above = values[rank + 1];
         for (Py_ssize_t i = rank + 2; i < n; i++)
             above = values[i] < above ? values[i] : above;
     }
-    return 0.5 * (values[rank] + above);
+    return 0.5 * (below + above);
 }
 
 /* First node of the component of a node so far, of a graph in which each knows an earlier one; paths are halved. */
