@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from opticam_dask import OPTICAM_MX, simulate_observations
+from opticam_dask import OPTICAM_MX, AperturePhotometer, simulate_observations
 from opticam_dask.api.jobs import planned_run
 from opticam_dask.cluster.executors import InProcess, Work
 from opticam_dask.frames.scanning import find_files, scan
@@ -129,6 +129,44 @@ def test_passes__stand_in_one_list_with_what_plan_and_status_say_of_them():
     assert [one.unit for one in driver.PASSES] == [None, "block", "part", "block"]
     assert len({one.name for one in driver.PASSES}) == len(driver.PASSES)
     assert all(one.title for one in driver.PASSES if one.unit)
+
+
+class Told(driver.Silent):
+    """Knows whether a stage, which a person sees as a bar, is open."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def begin(self, stage, total, unit="frames"):
+        self.sizes.append(total)
+
+    def end(self):
+        self.sizes.pop()
+
+
+class Watched(InProcess):
+    """Keeps the names of tasks that ran while no bar was shown."""
+
+    def __init__(self, progress):
+        super().__init__()
+        self.progress, self.unseen = progress, []
+
+    def run(self, work):
+        work = list(work)
+        if not any(self.progress.sizes):
+            self.unseen += [one.name for one in work if len(one.blocks)]
+        yield from super().run(work)
+
+
+def test_drive__whatever_tasks_do_is_seen_as_a_bar(tmp_path):
+    # the catalogue of a large crowded frame took a quarter of a minute, of which a terminal showed nothing
+    simulate_observations(tmp_path / "frames", n_frames=12, shape=(96, 96), n_sources=4, filters=("g", "r"), seed=3)
+    setup = driver.Setup(tmp_path / "out", OPTICAM_MX(), ReductionParameters())
+    driver.prepare(setup, scan(find_files([tmp_path / "frames"]), setup.instrument))
+    watched = Watched(Told())
+    driver.drive(driver.Run(setup, watched, watched.progress, {"aperture": AperturePhotometer()}))
+    assert setup.store.camera("2:r").parts[0].quality.is_whole
+    assert watched.unseen == []
 
 
 def test_planned_run__numbers_the_units_of_whatever_passes_there_are(tmp_path, monkeypatch):

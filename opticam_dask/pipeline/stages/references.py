@@ -63,8 +63,11 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
     in_order = [(key, tuple(sorted(probes[key], key=lambda probe: probe.index))) for key in candidates]
     choose = functools.partial(_choose, setup.parameters.transform_type, tuple(of_key for _, of_key in in_order))
     matching = Work(choose, range(len(in_order)), "match-probes", has_time_limit=False)
-    with stage(progress, "Matching candidates", 0):
-        chosen = dict(executor.run([matching]))
+    chosen = dict[int, probing.Probe | None]()
+    with stage(progress, "Matching candidates", len(in_order), "cameras"):
+        for number, probe in executor.run([matching]):
+            chosen[number] = probe
+            progress.advance(1)
     for number, (key, of_key) in enumerate(in_order):
         _freeze_reference(candidates[key], of_key, chosen[number], progress)
 

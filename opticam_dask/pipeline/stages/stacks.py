@@ -13,7 +13,7 @@ from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images import lasting
 from opticam_dask.kernels.images.stack import StackSums, combine_groups, mean_rms, stack_groups, stack_selection
 from opticam_dask.passes import survey
-from opticam_dask.pipeline.reduction import Progress, Setup
+from opticam_dask.pipeline.reduction import Progress, Setup, stage
 from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 from opticam_dask.store.scratch import read_partial_stack, write_partial_stack
@@ -84,15 +84,17 @@ def finish_stacks(setup: Setup, parts: Sequence[Part], executor: Executor, progr
     """
     check_owner(setup.out_directory)
     todo = [part for part in parts if not part.stack.is_whole]
-    names = _merge_groups(setup, todo, executor)
-    work = [
-        Work(functools.partial(_write_stack, setup, part, of_part), [number], "stack", has_time_limit=False)
-        for number, (part, of_part) in enumerate(zip(todo, names, strict=True))
-    ]
-    for number, n_bad in executor.run(work):
-        if n_bad:
-            part = f"{todo[number].key} {todo[number].night}"
-            progress.tell(f"{part}: {n_bad} pixels are hot or dark all night: bad ones.")
+    with stage(progress, "Adding up stacks", len(todo), "nights"):
+        names = _merge_groups(setup, todo, executor)
+        work = [
+            Work(functools.partial(_write_stack, setup, part, of_part), [number], "stack", has_time_limit=False)
+            for number, (part, of_part) in enumerate(zip(todo, names, strict=True))
+        ]
+        for number, n_bad in executor.run(work):
+            progress.advance(1)
+            if n_bad:
+                part = f"{todo[number].key} {todo[number].night}"
+                progress.tell(f"{part}: {n_bad} pixels are hot or dark all night: bad ones.")
 
 
 def _write_stack(setup: Setup, part: Part, names: Sequence[tuple[int, int, int]], number: int) -> tuple[int, int]:

@@ -84,8 +84,6 @@ class SurveyPass(BlockPass):
         if run.sums is not None:
             parts = [part for part in parts if part.night == frozen.reference_night(part.camera)]
         stacks.finish_stacks(run.setup, parts, run.executor, run.progress)
-        if any(not camera.catalog.is_whole for camera in run.setup.store.cameras):
-            run.progress.tell("Making catalogues of the stacks ...")
         finish_catalogs(run.setup, run.executor, run.progress)
 
     def dead_end(self, run: Run) -> str:
