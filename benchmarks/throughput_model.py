@@ -111,7 +111,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     found = []
 
     def read_headers() -> None:
-        with mock.patch.object(scanning, "_MANY", 0):  # so few headers the client would read itself
+        with mock.patch.object(scanning, "MANY_FILES", 0):  # so few headers the client would read itself
             found.append(scanning.scan(scanning.find_files(directory), setup.instrument, executor=executor))
 
     def draw() -> None:

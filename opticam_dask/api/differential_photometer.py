@@ -233,7 +233,7 @@ def in_other_cameras(
     curve : xarray.Dataset or CurveArrays
         Light curve of the camera that the numbers of the sources are known for.
     tell : callable
-        Hears of cameras that do not have all of the sources.
+        Called with a line for each camera that does not have all of the sources.
 
     Returns
     -------

@@ -25,7 +25,7 @@ def save_fit(fit: xr.Dataset, out_directory: str | Path, name: str, tell: Callab
     name : str
         Name of the light curves that were fitted, as they are kept in the store; start of the file names.
     tell : callable
-        Hears why a fit is not kept in the store: a run works on it, or it has no light curve of this name.
+        Called with the reason why a fit is not kept in the store: a run works on it, or it has no such light curve.
 
     Returns
     -------

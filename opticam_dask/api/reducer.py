@@ -76,7 +76,7 @@ class Reducer(Plots):
     flats_of_other_filters : bool
         Take the flats of another filter of the camera where a camera key has none of its own.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
-        The same as objects.
+        Directories of calibration frames as objects, as the opticam package has them.
     image_filter : callable, optional
         ``array -> array`` on every raw frame (ADU), before anything else.
     aperture_selector : callable
@@ -417,7 +417,7 @@ class Reducer(Plots):
         Raises
         ------
         pipeline.ReductionError, ownership.OwnedError, store.StoreError, ValueError
-            As those do.
+            For the reasons that :meth:`create_catalogs` and :meth:`photometry` name.
         """
         with self._session:
             setup = self.setup(parameters or ReductionParameters(**self._options))

@@ -21,7 +21,7 @@ def tell_scan(scan: Scan, instrument: Instrument, tell: Callable[[str], None]) -
     instrument : Instrument
         What their headers mean.
     tell : callable
-        Hears a line at a time.
+        Called with each line.
 
     Raises
     ------

@@ -213,7 +213,7 @@ def _read(values: Mapping[str, Any]) -> dict[str, Any]:
     read = dict(values)
     for name in ("n_workers", "cores"):
         if name in read:
-            read[name] = _at_least(1, read[name], name.replace("_", "-"))
+            read[name] = _at_least_one(read[name], name.replace("_", "-"))
     if "adapt" in read:
         read["adapt"] = adapt_range(read["adapt"])
     if "memory" in read:
@@ -236,13 +236,13 @@ def _read(values: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _at_least(least: int, value: Any, name: str) -> int:
+def _at_least_one(value: Any, name: str) -> int:
     try:
         number = int(value)
     except (TypeError, ValueError):
-        number = least - 1
-    if number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return number
 
 

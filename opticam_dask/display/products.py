@@ -116,7 +116,7 @@ def plot_relative_light_curve(
     label = next(iter(curves.values())).attrs["label"]
     keys = "_".join(group_name(key) for key in curves)
     file = file_in(out_directory, "relative_light_curves", label, f"{prefix}_{keys}_light_curve.pdf")
-    return _save(plotting.plot_relative_light_curve(dict(curves)), file, show)
+    return _save(plotting.plot_relative_light_curve(dict(curves)), file, show=show)
 
 
 def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, *, show: bool = False) -> Path:
@@ -132,13 +132,13 @@ def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, 
     known = curves["source_id"].to_numpy().tolist()
     members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
     file = file_in(out_directory, "relative_light_curves", label, "diag", f"{prefix}_{group_name(key)}_comparisons.pdf")
-    return _save(plotting.plot_comparisons(members.assign_attrs(key=key)), file, show)
+    return _save(plotting.plot_comparisons(members.assign_attrs(key=key)), file, show=show)
 
 
-def plot_fit(out_directory: str | Path, fit: xr.Dataset, name: str, *, show: bool = False) -> Path:
+def plot_fit(out_directory: str | Path, fit: xr.Dataset, name: str) -> Path:
     """Write ``fits/<name>_<shape>.pdf``: the light curves without their baselines, the model, and the residuals."""
     file = file_in(out_directory, "fits", f"{name}_{fit.attrs['shape']}.pdf")
-    return _save(plotting.plot_fit(fit), file, show)
+    return _save(plotting.plot_fit(fit), file, show=False)
 
 
 def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_quality: bool = False) -> CurveArrays:
@@ -169,7 +169,7 @@ def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) 
     return frames.assign(**{name: quality[name] for name in quality if name != "flags"})
 
 
-def _save(figure: Figure, file: Path, show: bool) -> Path:
+def _save(figure: Figure, file: Path, *, show: bool) -> Path:
     plotting.save_figure(figure, file)
     if show:
         plotting.show_in_notebook(figure)

@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 
-def read_header(path: PathLike, extension: int | str | None = None, *, size: int | None = None) -> FitsHeader:
+def read_header(path: PathLike, extension: int | str | None = None) -> FitsHeader:
     """Read the header of the image in a FITS file, without reading its pixels.
 
     Parameters
@@ -71,8 +71,6 @@ def read_header(path: PathLike, extension: int | str | None = None, *, size: int
         the beginning is fetched.
     extension : int or str, optional
         Number or EXTNAME of the HDU; by default the first that holds an image.
-    size : int, optional
-        Bytes of a remote file, as its directory lists it; without it one that is cut short is not noticed here.
 
     Returns
     -------
@@ -86,7 +84,7 @@ def read_header(path: PathLike, extension: int | str | None = None, *, size: int
         When the file is a table that this program has exported.
     """
     name = split_name(str(path))
-    with opened(name.file, gzip.open, HEADER_REQUEST, size) as source:
+    with opened(name.file, gzip.open, HEADER_REQUEST) as source:
         return _picture(layouts.contents_of(source, ImageChoice(extension)), name).header
 
 

@@ -80,7 +80,7 @@ _NOT_TRIMMED = "the image is not trimmed: {} is no section [x1:x2,y1:y2] of its 
 _ROWS_AT_ONCE = 4096
 
 #: More files than this are read on workers, where there are some: about two seconds of one processor.
-_MANY = 1 << 15
+MANY_FILES = 1 << 15
 #: Files of one task: a quarter of a second of work.
 _FILES_OF_TASK = 4096
 
@@ -192,7 +192,7 @@ def scan(
     if reader_extension is not None:
         instrument = replace(instrument, extension=reader_extension)
     scanner = _Scanner(instrument, kind, n_threads)
-    if executor is not None and len(files) > _MANY:
+    if executor is not None and len(files) > MANY_FILES:
         found = _scan_on_workers(scanner, files, listed, executor, progress)
     else:
         found = scanner.scan(files, listed, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.indexes import pixel_coordinates, times_of
 from opticam_dask.lightcurves.reading import opening
-from opticam_dask.store.camera import Camera
 from opticam_dask.store.groups import xarray_options
 from opticam_dask.store.store import Store
 
@@ -242,41 +241,6 @@ def light_curves(
     return _with_scintillation(curves, f"{measured[0].key} in {measured[0].path}") if scintillation else curves
 
 
-def source_groups(
-    out_directory: str | Path,
-    key: str,
-    label: str = "aperture",
-    names: Collection[str] | None = None,
-    *,
-    columns: np.ndarray | None = None,
-) -> Iterator[xr.Dataset]:
-    """Light curves of all sources of a camera over all nights, loaded a group of sources at a time.
-
-    For those who need all of them once: every chunk is read by this process, with no Dask task for it.
-
-    Parameters
-    ----------
-    out_directory, key, label
-        Reduction, camera key and photometry label, as :func:`light_curves` takes them.
-    names : collection of str, optional
-        Variables that are read, where the label has them; by default all.
-    columns : ndarray of int, optional
-        Places of the sources that are wanted along ``source``; by default all.
-
-    Yields
-    ------
-    xarray.Dataset
-        As from :func:`light_curves`, without what is known of whole nights.
-
-    Raises
-    ------
-    store.StoreError, ValueError
-        When the store has no such key or label, as :func:`light_curves` raises them.
-    """
-    for curves in opening.curves_of_source_groups(out_directory, key, label, names, columns):
-        yield curves.to_xarray()
-
-
 def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, xr.Dataset]:
     """Differential light curves that are kept in the store, by name.
 
@@ -298,17 +262,8 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     store.StoreError
         When there is no store.
     """
-    return kept_curves(Store.open(out_directory).camera(key), lazily=True)
-
-
-def kept_curves(camera: Camera, *, lazily: bool) -> dict[str, xr.Dataset]:
-    """Differential light curves of a camera by name, as Dask arrays if ``lazily``."""
-    return {name: kept_curve(camera, name, lazily=lazily) for name in camera.differential_names}
-
-
-def kept_curve(camera: Camera, name: str, *, lazily: bool) -> xr.Dataset:
-    """One differential light curve of a camera, as Dask arrays if ``lazily``."""
-    return opening.kept_curve(camera, name, lazily=lazily).to_xarray()
+    camera = Store.open(out_directory).camera(key)
+    return {name: opening.kept_curve(camera, name, lazily=True).to_xarray() for name in camera.differential_names}
 
 
 def _with_scintillation(curves: xr.Dataset, where: str) -> xr.Dataset:

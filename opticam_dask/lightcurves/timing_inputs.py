@@ -76,7 +76,7 @@ def timing_curve(
     name : str
         Name of the light curve in messages.
     tell : callable, optional
-        Hears how many frames with flags were left out.
+        Called with a line that says how many frames with flags were left out.
 
     Raises
     ------

@@ -60,9 +60,9 @@ def pixel_flags(view: FrameView, stars: Stars, inside: np.ndarray) -> np.ndarray
 
 
 def _lack_pixels(view: FrameView, stars: Stars, there: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Sources of whose pixels some have no data, shape (n,).
+    """Sources that lack the data of some of their pixels, shape (n,).
 
-    Pixels that are bad all night are many; those that hold next to nothing of the star are of no account.
+    Pixels that are bad all night are many: one that holds next to nothing of the star does not count.
     """
     pixels = stars.pixels
     missing: np.ndarray = there & ~np.isfinite(pixels.electrons)
@@ -74,10 +74,10 @@ def _lack_pixels(view: FrameView, stars: Stars, there: np.ndarray, inside: np.nd
 
 
 def _are_crossed(is_stray: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Sources beside which more lies than a cosmic ray, shape (n,).
+    """Sources that something longer than a cosmic ray reaches into, such as the trail of a satellite; shape (n,).
 
-    The trail of a satellite that crosses a star fits the star, a little brighter and wider, and stands out of it on
-    both sides alone; of another star next to the pixels that count some light is among them.
+    Where a trail crosses a star, the sum of both looks like a star, a little brighter and wider: stray pixels are
+    found on both sides of it only. Of another star beside the pixels that count, some light is among them.
     """
     is_crossed = np.count_nonzero(is_stray, axis=(1, 2)) > intruders.LONGEST_RAY
     if is_crossed.any():

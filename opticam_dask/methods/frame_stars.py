@@ -99,12 +99,12 @@ class Standards:
 
     @cached_property
     def core(self) -> float:
-        """The usual error, and twice what the cores of stars deviate by in the median, relative to their light."""
+        """Error of the profile in the core of a star, relative to its light: the usual one, and twice the median."""
         return float(np.hypot(self.usual, 0.0 if self.fit is None else 2.0 * typical.typical_error(self.fit)))
 
     @cached_property
     def around(self) -> np.ndarray:
-        """Twice what most stars deviate by at each place in their windows, relative to flux; shape (size, size)."""
+        """Error of the profile at each place in a window, relative to flux: twice the typical; (size, size)."""
         return np.zeros((self.size, self.size)) if self.fit is None else 2.0 * typical.typical_misfit(self.fit)
 
     @cached_property

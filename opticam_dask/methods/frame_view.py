@@ -41,25 +41,29 @@ class FrameView:
     cutouts_at, rms_at : callable
         ``(x0, y0, size) -> (n, size, size)``: sky-subtracted electrons, and background RMS; NaN beyond the frame.
     saturated_at, cosmic_rays_at : callable
-        The same for flags of pixels; ``cosmic_rays_at`` gives None when cosmic rays were not looked for.
+        ``(x0, y0, size)`` -> which pixels are saturated, or hit by a cosmic ray. ``cosmic_rays_at`` gives None when
+        cosmic rays were not looked for.
     variance_at : callable, optional
-        The same for the variance of pixels by an extension of their file, in which is the noise of the sources too,
-        electrons squared; it gives None where there is none.
+        ``(x0, y0, size)`` -> variance of the pixels, electrons squared, from the errors that are stored in the file of
+        the frame; the noise of the sources is in it. It gives None for a file without errors.
     response_at : callable, optional
-        The same for the response of the pixels by which the frame was divided (the master flat, 1 on average): a
+        ``(x0, y0, size)`` -> response of the pixels by which the frame was divided (the master flat, 1 on average): a
         pixel of ``s`` electrons was counted as ``s * response``. None without a flat.
     response_error_at : callable, optional
-        1-sigma error of the response, common to all frames.
+        ``(x0, y0, size)`` -> 1-sigma error of the response, common to all frames.
     non_linear_at : callable, optional
-        The same for pixels above the level up to which the detector is linear; None when no such level is known.
+        ``(x0, y0, size)`` -> which pixels are above the level up to which the detector is linear; None when no such
+        level is known.
     lasting_at : callable, optional
-        The same for pixels that are hot or dark all night, for which ``cutouts_at`` gives NaN; None without any.
+        ``(x0, y0, size)`` -> which pixels are hot or dark all night; ``cutouts_at`` gives NaN for them. None without
+        any.
     level_at : callable, optional
-        The same for the sky that ``cutouts_at`` has taken off; None counts as 0.
+        ``(x0, y0, size)`` -> sky that ``cutouts_at`` has taken off, electrons; None counts as 0.
     sky_error : float
-        1-sigma error of that sky in units of the background RMS, common to the pixels of one source.
+        1-sigma error of the sky that ``cutouts_at`` has taken off, in units of the background RMS, common to the
+        pixels of one source.
     local_sky : LocalSky, optional
-        Sky around the sources beyond that, where it is uneven; ``cutouts_at`` has not taken it off.
+        Rest of an uneven sky around each source, which ``cutouts_at`` has not taken off.
     usual_sky : (float, float), optional
         Median of the sky over the frame, and of its background RMS, electrons.
     stars : Shape, optional
@@ -67,10 +71,10 @@ class FrameView:
     profile : ndarray, optional
         Table of the night's star profile in the seeing of the frame (``kernels.sources.profiles.profile.Tables.at``).
     sampling : ndarray, optional
-        Relative error of fluxes by that profile where pixels are as large as the stars, at the FWHM of
+        Relative error of fluxes by ``profile`` where pixels are as large as the stars, for stars of each FWHM in
         ``kernels.sources.profiles.sampling.SAMPLED_AT``.
     is_measured_profile : bool
-        Whether that profile was measured on stars; without one it is a Gaussian, which defocused stars are not like.
+        Whether ``profile`` was measured on stars; otherwise it is a Gaussian, which defocused stars do not look like.
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
     neighbours : ndarray, shape (m, 3), optional
@@ -187,7 +191,7 @@ class CatalogFacts:
     profile : ndarray
         Table of the star profile of the reference night.
     trial : TrialFluxes, optional
-        What apertures are judged by beside the profile.
+        Fluxes in several apertures, by which the best radius is chosen; only measured where that is asked for.
     """
 
     flux: np.ndarray
@@ -200,8 +204,9 @@ class CatalogFacts:
 class Photometer(Protocol):
     """Interface of a photometer.
 
-    It may also have ``variables`` (names of ``schema.PHOTOMETRY`` that it measures beyond those of every label),
-    ``radii`` (of a last dimension of its results) and ``prepare(facts)``, which gives the photometer for a catalogue.
+    Three more attributes are optional: ``variables``, the further variables of ``schema.PHOTOMETRY`` that it measures
+    (every label has flux, error, position and flags); ``radii``, where its results have a last dimension ``radius``;
+    and ``prepare(facts)``, which returns the photometer adapted to a catalogue (:class:`CatalogFacts`).
     """
 
     @property

@@ -50,7 +50,7 @@ class Catalog:
     warnings : tuple of str
         What the user should know.
     left_out : tuple of str
-        What of the stack is not in it.
+        Why parts of the stack were left out of it, a sentence each.
     """
 
     arrays: dict[str, np.ndarray]
@@ -125,7 +125,7 @@ def _neighbours(fainter: Mapping[str, np.ndarray], border: np.ndarray, further: 
 
 
 def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tuple[str, ...]:
-    """What of the stack is not in the catalogue, in words; ``flux`` is of the sources which are, brightest first."""
+    """Sentences about what the catalogue leaves out; ``flux`` is that of its sources, brightest first."""
     said = []
     if len(border_flux):
         n_brighter = int(np.count_nonzero(border_flux > flux[0]))
@@ -155,7 +155,7 @@ def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
 
 
 def _brightest(found: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
-    """So many of the brightest sources."""
+    """The ``most`` brightest sources."""
     return {name: values[:most] for name, values in found.items()}
 
 
@@ -216,7 +216,7 @@ def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray],
 def missing_sources(
     catalog_xy: np.ndarray, frames: Sequence[np.ndarray], reach: float, max_sources: int
 ) -> tuple[float, float]:
-    """Share of the frames' detections that is missing in the catalogue, and the other way round.
+    """Share of the detections of frames that the catalogue lacks, and share of the catalogue that the frames lack.
 
     Of each frame and of the catalogue only as many of the brightest sources are looked at as both have: a stack shows
     fainter stars than a frame, and a catalogue is limited.

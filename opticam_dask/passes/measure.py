@@ -35,9 +35,9 @@ class Measure:
     Attributes
     ----------
     alignment : Aligning
-        What it takes to find out about frames that the survey has not looked at.
+        Settings for sky, sources and transform of frames that were not surveyed.
     measuring : Measuring or None
-        What it takes to measure sources; None where there is no catalogue, or no photometer.
+        Settings of the photometry; None where there is no catalogue, or no photometer.
     read_manifest, read_results, read_records, read_flags, write, write_columns : callable
         Bound functions of the store. ``read_results(block)`` gives what measuring needs of the records of the block by
         name, ``read_records(block)`` all of them by group and name; ``read_flags(label, block)`` the flags of the
@@ -63,7 +63,7 @@ def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = Non
     Parameters
     ----------
     job : Measure
-        What it takes.
+        Settings of the part, and its place in the store.
     block : int
         Number of the block of frames.
     lost : dict of str, optional
@@ -127,7 +127,7 @@ def _find_out(
     for group, variables in row.items():
         for name, values in variables.items():
             records[group][name][index] = values[0]
-    return record_of(row, 0)
+    return record_of(row)
 
 
 def try_frame(job: Measure, block: int, index: int) -> None:
@@ -137,7 +137,7 @@ def try_frame(job: Measure, block: int, index: int) -> None:
     if result["flags"] == 0:
         found = reduce_frame(job.alignment, entry)
         row = block_arrays(job.alignment.steps, [found], {"scan_flags": np.zeros(1, dtype=np.uint32)})
-        result = record_of(row, 0)
+        result = record_of(row)
     if job.measuring is None or result["flags"] & np.uint32(UNUSABLE):
         return
     view = frame_view(job.measuring, entry, result)

@@ -98,7 +98,7 @@ def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], t
     box_size : callable
         Boxes of the sky mesh of the reference night of a camera.
     tell : callable
-        Hears what was done.
+        Called with each line of what was done.
 
     Raises
     ------

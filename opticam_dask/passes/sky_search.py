@@ -112,7 +112,7 @@ def find_sky(
     query : SkyQuery
         What is known beforehand.
     tell : callable
-        Hears what was found.
+        Called with each line of what was found.
     keys : sequence of str, optional
         Cameras; by default all that have a catalogue.
 

@@ -140,7 +140,7 @@ def _sharp(result: FrameResult) -> dict[str, np.ndarray]:
 
 def _kept(job: Aligning, entry: Mapping[str, object], result: FrameResult) -> Mapping[str, np.ndarray]:
     """Pixels of a surveyed frame that are kept for the star profile."""
-    found = record_of(block_arrays(job.steps, [result], {"scan_flags": np.zeros(1, dtype=np.uint32)}), 0)
+    found = record_of(block_arrays(job.steps, [result], {"scan_flags": np.zeros(1, dtype=np.uint32)}))
     return keep_pixels(job.steps, entry, found, star_form(found, job.steps.image_shape)).arrays
 
 

@@ -22,13 +22,13 @@ from opticam_dask.steps.frame_steps import (
     remembered,
 )
 
-#: Sky is what is so many FWHM away from a faint source, and further from brighter ones.
+#: Pixels this many FWHM from a faint source are sky; the distance is larger from a brighter source.
 _SKY_FROM = 2.0
-#: The FWHM counts as so many pixels at least.
+#: A FWHM of less than this many pixels counts as this many.
 _LEAST_FWHM = 2.0
 #: Flux of a source, in units of the background RMS, from which the distance grows with the brightness,
 _FAINT = 100.0
-#: up to sources so many times brighter.
+#: up to sources this many times brighter.
 _BRIGHT = 700.0
 
 

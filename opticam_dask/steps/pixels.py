@@ -66,7 +66,7 @@ class RawPixels:
     Parameters
     ----------
     raw : ndarray, shape (ny, nx)
-        Pixels as read; with what their file says of them where it does (``ReadPixels``).
+        Pixels as read; a ``ReadPixels`` where the file holds errors or overscan levels of them.
     entry : mapping
         Row of the manifest of the frame.
     masters : dict of ndarray
@@ -157,11 +157,11 @@ class RawPixels:
 
     @property
     def _is_counted(self) -> bool:
-        """Whether a factor and an offset make the pixels electrons: 16 bits hold no number that counts for nothing."""
+        """Whether electrons are the 16-bit counts times a factor plus an offset; such counts have no missing values."""
         return not self.masters and self.raw.dtype == np.uint16
 
     def _of_counts(self, windows: np.ndarray) -> np.ndarray:
-        """What ``calibrate.to_electrons`` makes of such pixels, in place."""
+        """Electrons from windows of counts, in place: the same as by ``calibrate.to_electrons``."""
         windows *= float(self.entry["gain"])
         if dark := float(self.entry["dark_current"] * self.entry["exposure_time"]):
             windows -= dark

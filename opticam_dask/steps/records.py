@@ -55,8 +55,8 @@ def block_arrays(
     return arrays
 
 
-def record_of(arrays: Mapping[str, Mapping[str, np.ndarray]], index: int) -> dict[str, Any]:
-    """First-pass record of one frame for measuring, by name, with the shape of the frame's stars."""
+def record_of(arrays: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """First-pass record of the only frame of some arrays, by name: what it is measured with."""
     sources = {name: arrays["sources"][name] for name in ("x", "y", "flux")}
     every = sources | dict(arrays.get("background", {})) | dict(arrays["frames"])
-    return {name: values[index] for name, values in every.items()}
+    return {name: values[0] for name, values in every.items()}

@@ -45,8 +45,8 @@ class Track(NamedTuple):
     places : ndarray, shape (m, 3)
         MJD (UTC), x and y.
     around : ndarray, shape (k, 4)
-        Row, x, y and flux of the sources that lie on the trail that it left on the stack, as they are without it. A
-        place is NaN where there is but the trail.
+        Row, x, y and flux, without the light of the trail, of the sources that lie on the trail that it left on the
+        stack. Places are NaN where there is no source, only the trail.
     """
 
     row: int
@@ -222,7 +222,7 @@ def _without(lasting_at: CutOuts | None, cutouts_at: CutOuts) -> CutOuts:
 
 
 def _neighbours(job: Measuring, transform: np.ndarray, sources: np.ndarray) -> np.ndarray | None:
-    """Place on a frame, and flux in the catalogue, of what is not measured; without what the observer placed since."""
+    """Place on a frame, and flux, of sources of the stack that are not measured and that no observer has placed."""
     if job.neighbours is None or not len(job.neighbours):
         return None
     xy = align.apply_transform(transform, job.neighbours[:, :2])
@@ -238,9 +238,8 @@ def _photometric_mesh(
 ) -> tuple[np.ndarray, subtraction.SkyPixels | None]:
     """Sky mesh whose mean is right where the sources are, and the pixels that it is made of if they were counted.
 
-    Sources of the catalogue that were not detected in this frame were sky to the first pass. Whatever they have in
-    it, which may be nothing or more than ever, the pixels round these ``hidden`` ones are now taken out of the sky
-    again.
+    The first pass took sources of the catalogue that were not detected in this frame for sky. The pixels around these
+    ``hidden`` sources are now taken out of the sky again, whatever light they have in this frame.
     """
     steps = job.steps
     grid = steps.image_shape, steps.box_size
@@ -270,10 +269,9 @@ def _fwhm_of(job: Measuring, result: Mapping[str, Any]) -> float:
 
 
 def _undetected(job: Measuring, result: Mapping[str, Any]) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-    """Sources of the catalogue without a detection in a frame: where they should be, and as bright as they may be.
+    """Sources of the catalogue that were not detected in a frame: places and fluxes, and the flux scale of the frame.
 
-    Their fluxes, which only tell how far they may shine, are those of the catalogue, on the scale of the frame, which
-    is the last thing returned.
+    The fluxes are those of the catalogue times this scale; they only tell how far the sources may shine.
     """
     xy = align.apply_transform(result["transform"], job.catalog_xy)
     known = np.isfinite(result["x"])
@@ -292,12 +290,12 @@ _FEWEST_MATCHED = 3
 
 
 def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -> profile.Shape:
-    """Form of the frame's stars; round as wide as its FWHM where the moments failed.
+    """Form of the frame's stars; round, of the FWHM of the frame, where the moments failed.
 
     Parameters
     ----------
     result : mapping
-        What the first pass found of the frame, by the names of ``schema.FRAMES``.
+        Results of the first pass for the frame, by the names of ``schema.FRAMES``.
     frame : (int, int), optional
         Shape ``(ny, nx)`` of the frame; without it the mean form, whatever its change over the frame.
     """
@@ -322,8 +320,8 @@ _LARGEST_POSITION_ERROR = 1.0
 def _position_error(result: Mapping[str, Any]) -> float:
     """Error along one axis of a position that a transform predicts, from the residuals of its ``n_matched`` pairs.
 
-    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing. What a
-    frame has borrowed from other cameras has its error in place of the residuals.
+    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing. A
+    transform that was borrowed from other cameras has its error stored in the place of the residuals.
     """
     rms, n_matched = float(result["transform_rms"]), int(result["n_matched"])
     if result.get("flags", 0) & np.uint32(FrameFlag.BORROWED):

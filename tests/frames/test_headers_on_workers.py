@@ -32,7 +32,7 @@ def files(tmp_path_factory):
 def test_scan__on_workers_gives_the_same_table(files, monkeypatch):
     instrument = Instrument.from_json(INSTRUMENT)
     here = scanning.scan(files, instrument)
-    monkeypatch.setattr(scanning, "_MANY", 10)
+    monkeypatch.setattr(scanning, "MANY_FILES", 10)
     monkeypatch.setattr(scanning, "_FILES_OF_TASK", 3)
     executor, seen = _Counting(), []
     there = scanning.scan(files, instrument, executor=executor, progress=lambda *n: seen.append(n))

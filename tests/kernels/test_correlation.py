@@ -139,7 +139,7 @@ def test_randomised_lags__are_right_and_cautious(capsys):
     pulls = []
     for seed in range(25):
         first, second = red_noise_pair(seed, n=400, lag=4.0, slope=2.0)
-        lags = correlation.randomised_lags(first, second, 15.0, n_realisations=40, seed=seed, resolution=0.5)
+        lags = correlation.randomised_lags(first, second, 15.0, n_realisations=40, seed=seed)
         low, middle, high = np.nanpercentile(lags.centroid, [15.87, 50, 84.13])
         pulls.append((middle - 4.0) / (0.5 * (high - low)))
     with capsys.disabled():
@@ -147,7 +147,7 @@ def test_randomised_lags__are_right_and_cautious(capsys):
     assert abs(np.mean(pulls)) < 0.4
     assert 0.3 < np.std(pulls) < 1.1
     # the sign turns with the order
-    turned = correlation.randomised_lags(second, first, 15.0, n_realisations=40, resolution=0.5)
+    turned = correlation.randomised_lags(second, first, 15.0, n_realisations=40)
     assert np.nanmedian(turned.centroid) == pytest.approx(-4.0, abs=2.0)
 
 
@@ -155,7 +155,7 @@ def test_randomised_lags__leave_out_lags_of_few_pairs():
     first, second = red_noise_pair(3, n=60, lag=2.0, slope=2.0, gaps=False, errors=(0.02, 0.02))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = correlation.randomised_lags(first, second, 62.0, n_realisations=40, resolution=1.0)
+        found = correlation.randomised_lags(first, second, 62.0, n_realisations=40)
     # three pairs are easily correlated by 1, and at lags beyond the length there is none; draws keep 38 points or so
     assert np.nanmax(np.abs(found.peak)) < 57.0
     values = correlation._interpolated_correlation(

@@ -92,7 +92,8 @@ def test_fit_frequency__scales_all_errors_by_the_scatter(capsys):
 
 def test_multiband__is_that_of_astropy_and_finds_what_one_band_cannot():
     curves = {name: _sinusoid(seed, keep=0.6, amplitude=0.014, phase=seed) for seed, name in enumerate("gri", 20)}
-    grid = periodograms.frequency_grid([curve[0] for curve in curves.values()], 0.05, 0.2)
+    grid = periodograms.frequency_grid([curve[0] for curve in curves.values()])
+    grid = grid[(grid >= 0.05) & (grid <= 0.2)]
     found = periodograms.multiband_lomb_scargle(curves, grid, n_bootstraps=60, seed=3)
     bands = np.concatenate([np.full(len(curve[0]), name) for name, curve in curves.items()])
     time, flux, error = (np.concatenate([curve[i] for curve in curves.values()]) for i in range(3))
@@ -106,11 +107,10 @@ def test_multiband__is_that_of_astropy_and_finds_what_one_band_cannot():
 
 
 def test_frequency_grid__refuses_what_cannot_be():
-    time = np.arange(100.0)
-    with pytest.raises(ValueError, match="0 < lowest < highest"):
-        periodograms.frequency_grid([time], 0.4, 0.1)
+    with pytest.raises(ValueError, match="more than two steps of 1 s, found 2 s"):
+        periodograms.frequency_grid([np.arange(3.0)])
     with pytest.raises(ValueError, match="too many"):
-        periodograms.frequency_grid([time * 1e6], 1e-9, 10.0)
+        periodograms.frequency_grid([np.append(np.arange(100.0), 1e8)])
 
 
 # ---------------------------------------------------------------- folding and binning

@@ -82,10 +82,14 @@ def made():
 # ---------------------------------------------------------------- slices
 
 
+def _groups(out_directory, key, **chosen):
+    return [curves.to_xarray() for curves in opening.curves_of_source_groups(out_directory, key, "aperture", **chosen)]
+
+
 @pytest.mark.parametrize("n_bytes", [1, 2**29])
-def test_source_groups__together_are_the_light_curves(reducer, curves, monkeypatch, n_bytes):
+def test_groups_of_sources__together_are_the_light_curves(reducer, curves, monkeypatch, n_bytes):
     monkeypatch.setattr(opening, "_BYTES_AT_ONCE", n_bytes)
-    groups = list(results.source_groups(reducer.out_directory, "1-g", names=("flux", "flags", "nothing")))
+    groups = _groups(reducer.out_directory, "1-g", names=("flux", "flags", "nothing"))
     assert len(groups) == (1 if n_bytes > 1 else curves.sizes["source"])
     together = xr.concat(groups, dim="source", data_vars="all")
     assert set(together) == {"flux", "flags"}
@@ -95,20 +99,20 @@ def test_source_groups__together_are_the_light_curves(reducer, curves, monkeypat
 
 
 @pytest.mark.parametrize("n_bytes", [1, 2**29])
-def test_source_groups__of_chosen_sources(reducer, curves, monkeypatch, n_bytes):
+def test_groups_of_sources__of_chosen_sources(reducer, curves, monkeypatch, n_bytes):
     monkeypatch.setattr(opening, "_BYTES_AT_ONCE", n_bytes)
     columns = np.array([2, 0])
-    together = xr.concat(results.source_groups(reducer.out_directory, "1-g", columns=columns), dim="source")
+    together = xr.concat(_groups(reducer.out_directory, "1-g", columns=columns), dim="source")
     for name in ("flux", "source_id"):
         np.testing.assert_array_equal(together[name], curves[name].isel(source=columns))
 
 
-def test_source_groups__need_no_scheduler(reducer):
+def test_groups_of_sources__need_no_scheduler(reducer):
     def refuse(*_, **__):
         pytest.fail("a task was made")
 
     with dask.config.set(scheduler=refuse):
-        assert sum(group.sizes["source"] for group in results.source_groups(reducer.out_directory, "1:g")) > 0
+        assert sum(group.sizes["source"] for group in _groups(reducer.out_directory, "1:g")) > 0
 
 
 def test_select__nothing_asked_changes_nothing(made):

@@ -15,10 +15,10 @@ import opticam_dask as opticam
 from opticam_dask import cli
 from opticam_dask.display.report import measurements
 from opticam_dask.flags import Mark, SourceFlag
-from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.differential import keep_relative_light_curve, write_relative_light_curve
 from opticam_dask.lightcurves.exports import export_differential
 from opticam_dask.lightcurves.fitting.outcome import OLD_FIT, keep_fit
+from opticam_dask.lightcurves.reading import opening
 from opticam_dask.store import integrity, ownership
 from opticam_dask.store.groups import Group
 from opticam_dask.store.store import Store
@@ -107,7 +107,7 @@ def test_products__leave_marked_measurements_out(out):
     curve = opticam.relative_light_curve(out, KEY, 2, [1, 3])
     assert np.flatnonzero(np.isnan(curve["relative_flux"])).tolist() == [7]
     assert curve["marks"].to_numpy()[7] == Mark.JUNK
-    for group in results.source_groups(out, KEY, names=["flux", "flags"]):
+    for group in opening.curves_of_source_groups(out, KEY, "aperture", ["flux", "flags"]):
         assert np.flatnonzero(np.isnan(group["flux"].to_numpy()).all(axis=1)).tolist() == [7]
     file = next(file for file in opticam.export_light_curves(out, "ecsv", key=KEY) if "source_2" in file.name)
     table = Table.read(file)

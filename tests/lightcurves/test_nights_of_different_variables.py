@@ -13,7 +13,7 @@ import zarr
 
 import opticam_dask as opticam
 from opticam_dask import schema
-from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.reading import opening
 from opticam_dask.store.migrations import migrate
 from opticam_dask.store.store import STORE_NAME
 
@@ -60,8 +60,8 @@ def test_variable__of_one_night_is_in_all_that_is_read(reduced, tmp_path, name, 
     expected[frames[1 - has]] = schema.variable("photometry", name).fill
     xr.testing.assert_equal(curves[name].variable, expected.variable)
     for names in (None, (name,)):
-        (group,) = results.source_groups(out, key, "aperture", names=names)
-        xr.testing.assert_equal(group[name].variable, expected.variable)
+        (group,) = opening.curves_of_source_groups(out, key, "aperture", names)
+        xr.testing.assert_equal(group.to_xarray()[name].variable, expected.variable)
     (file,) = opticam.export_light_curves(out, "csv", key=key, sources=[1])
     rows = list(csv.DictReader(file.read_text().splitlines()))
     if name != "profile_chi2":  # no column of the files

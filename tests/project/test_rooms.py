@@ -41,6 +41,13 @@ def test_folder__of_python_files_is_a_package():
     assert {path.parent for path in PACKAGE.rglob("*.py")} == set(_folders())
 
 
+def test_tests__lie_in_folders_of_the_rooms_they_test():
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders == rooms | {"nights", "project"}
+    assert not list((ROOT / "tests").glob("test_*.py"))
+
+
 def test_contract__names_every_room_and_every_module_of_the_vocabulary():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"

@@ -182,13 +182,13 @@ def calibration_masters(
     -------
     Dataset
         ``bias`` (ADU), ``dark`` (ADU per second), ``flat`` (response, 1 on average), ``fringe`` (about 0), their
-        variances and what is wrong with which pixel, dims (y, x), for `calibrate`.
+        variances, and the pixels that are bad, dims (y, x), for `calibrate`.
 
     Raises
     ------
     ValueError
-        When no frames are given, or they do not fit the camera or each other; when a reduction is given along with
-        what its masters do not need.
+        When no frames are given, or they do not fit the camera or each other; when a reduction is given together with
+        frames or an exposure time.
     """
     given: dict[Any, Any] = {"bias": biases, "dark": darks, "flat": flats, "fringe": fringes}
     known = {kind: paths for kind, paths in given.items() if paths is not None}

@@ -359,7 +359,7 @@ class KeptRecords:
     kept: Any
 
     def tells(self, dataset: xr.Dataset) -> bool:
-        """Whether frames of the dataset may be among them, and wait to be read."""
+        """Whether the survey may have looked at frames of this dataset, whose files are read when they are needed."""
         return self.chain is dataset.encoding[CHAIN] and is_as_read(dataset)
 
 

@@ -83,7 +83,7 @@ class SurveyedTask(AlignTask):
     """Task like `AlignTask`, which takes over the results of frames that were surveyed."""
 
     def each(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> Iterator[dict[str, Any]]:
-        """As of `AlignTask`; what is given is the masters, and a `Kept`."""
+        """As of `AlignTask`; ``given`` are the masters, and at the end a `Kept`."""
         *masters, known = given
         kept: Kept = known.item()
         shared = [*masters, *kept.alignment]
@@ -302,9 +302,10 @@ class MeasureTask(FrameTask):
     Attributes
     ----------
     prepared : Prepared, optional
-        What is measured and how; where the catalogue is lazy the task gets it as its last array,
+        What is measured and how, where the catalogue is in memory. Of a lazy catalogue the task gets it as the array
+        behind the masters, or makes it itself.
     prepare : callable, optional
-        or makes it of the arrays that it gets beside the masters.
+        Makes it from the arrays behind the masters.
     """
 
     LABEL: ClassVar[str] = "steps"

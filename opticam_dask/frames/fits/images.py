@@ -189,26 +189,38 @@ def box_of(text: object) -> tuple[int, int, int, int] | None:
     return x1, x2, y1, y2
 
 
-def data_section(own: Cards, primary: Cards, shape: tuple[int, int]) -> tuple[str, Section | None]:
-    """Section of the pixels that see light, by keyword and as slices; none where no section is a part of the image."""
-    for cards in (own, primary):
-        for keyword in _DATA_SECTIONS:
-            if (section := section_of(cards, keyword, shape)) is None:
-                continue
-            rows, columns = section
-            if (rows.stop - rows.start, columns.stop - columns.start) == shape:
-                return "", None
-            return f"{keyword} [{columns.start + 1}:{columns.stop},{rows.start + 1}:{rows.stop}]", section
-    return "", None
+class DataSection(NamedTuple):
+    """Section of the pixels of an image that see light.
+
+    Attributes
+    ----------
+    name : str
+        Keyword and limits of the section; empty where the whole image sees light.
+    section : Section, optional
+        Its rows and columns; None for the whole image.
+    unused : str
+        Keyword and value of a section that does not lie inside the image, where no other is cut out.
+    """
+
+    name: str = ""
+    section: Section | None = None
+    unused: str = ""
 
 
-def unused_section(own: Cards, primary: Cards, shape: tuple[int, int]) -> str:
-    """First keyword of a section, with its value, that cuts nothing out of the image; empty where it can be used."""
+def data_section(own: Cards, primary: Cards, shape: tuple[int, int]) -> DataSection:
+    """Section of the pixels that see light: the first one in the headers that lies inside the image."""
+    unused = ""
     for cards in (own, primary):
         for keyword in _DATA_SECTIONS:
-            if (value := cards.get(keyword)) not in (None, ""):
-                return "" if section_of(cards, keyword, shape) else f"{keyword} {value}"
-    return ""
+            if (section := section_of(cards, keyword, shape)) is not None:
+                rows, columns = section
+                if (rows.stop - rows.start, columns.stop - columns.start) == shape:
+                    return DataSection(unused=unused)
+                limits = f"[{columns.start + 1}:{columns.stop},{rows.start + 1}:{rows.stop}]"
+                return DataSection(f"{keyword} {limits}", section)
+            if not unused and (value := cards.get(keyword)) not in (None, ""):
+                unused = f"{keyword} {value}"
+    return DataSection(unused=unused)
 
 
 def _blank_of(header: Mapping[str, Any], bitpix: int, *, is_compressed: bool) -> int | None:

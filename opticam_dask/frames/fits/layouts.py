@@ -304,7 +304,7 @@ def _single(hdu: Hdu, primary: Cards, choice: ImageChoice, *, is_only: bool) -> 
     image = images.describe(hdu)
     # a section in the primary header is that of the first image
     beside = primary if is_only else hdu.cards
-    named, section = images.data_section(hdu.cards, beside, image.shape)
+    named, section, unused = images.data_section(hdu.cards, beside, image.shape)
     values = joined(hdu.cards, primary)
     bias = choice.amplifiers.overscan_of(values, image.shape, section)
     shape = image.shape if section is None else tiles.shape_of(section)
@@ -318,7 +318,7 @@ def _single(hdu: Hdu, primary: Cards, choice: ImageChoice, *, is_only: bool) -> 
         named,
         saturation=saturation,
         has_overscan=bias is not None,
-        unused_section="" if named else images.unused_section(hdu.cards, beside, image.shape),
+        unused_section=unused,
     )
     if image.n_planes > _MOST_PLANES:
         raise FrameError(f"expected at most {_MOST_PLANES} planes in HDU {hdu.number}, found {image.n_planes}")

@@ -138,11 +138,11 @@ def groups(hdus: Sequence[Hdu], *, is_told: bool) -> list[list[Hdu]]:
     for hdu in hdus:
         if _is_window(hdu.cards):
             windows.setdefault(str(hdu.cards.get("CCD", "")), []).append(hdu)
-        elif _ends(hdu.cards, "DETSEC") is not None:
+        elif _ends(hdu.cards) is not None:
             amplifiers.setdefault(str(hdu.cards.get("CCDNAME", "")), []).append(hdu)
     whole = list(windows.values())
     for group in amplifiers.values():
-        boxes = [_box(_ends(hdu.cards, "DETSEC") or (1, 1, 1, 1)) for hdu in group]
+        boxes = [_box(_ends(hdu.cards) or (1, 1, 1, 1)) for hdu in group]
         is_apart = not any(_overlap(a, b) for index, a in enumerate(boxes) for b in boxes[:index])
         if is_apart and len(group) > 1:
             whole.append(group)
@@ -155,9 +155,9 @@ def _is_window(cards: Cards) -> bool:
     return all(isinstance(cards.get(name), int) for name in ("LLX", "LLY", "XBIN", "YBIN"))
 
 
-def _ends(cards: Cards, keyword: str) -> tuple[int, int, int, int] | None:
-    """First and last pixel of a section as written; the first is larger where an axis is read backwards."""
-    text = cards.get(keyword)
+def _ends(cards: Cards) -> tuple[int, int, int, int] | None:
+    """First and last pixel of DETSEC as written; the first is larger where an axis is read backwards."""
+    text = cards.get("DETSEC")
     found = _ENDS.search(text) if isinstance(text, str) else None
     if found is None:
         return None
@@ -212,7 +212,7 @@ def _whole(group: Sequence[Hdu], name: str) -> int:
 def _amplified(
     group: Sequence[Hdu], primary: Cards, amplifiers: Amplifiers
 ) -> tuple[tuple[Tile, ...], tuple[int, int]]:
-    ends = [_ends(hdu.cards, "DETSEC") or (1, 1, 1, 1) for hdu in group]
+    ends = [_ends(hdu.cards) or (1, 1, 1, 1) for hdu in group]
     boxes = [_box(one) for one in ends]
     origin = [min(box[axis].start for box in boxes) for axis in (0, 1)]
     far = [max(box[axis].stop for box in boxes) for axis in (0, 1)]

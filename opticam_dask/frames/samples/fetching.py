@@ -84,7 +84,7 @@ def fetch_sample(
     simulate : bool
         Whether frames are simulated where these cannot be fetched; that is told.
     tell : callable
-        Hears what happens, a line each.
+        Called with each line of what happens.
 
     Returns
     -------

@@ -75,7 +75,7 @@ def simulate_observations(
             stamp = moment.strftime("%y%m%d") + filter_name + f"{200_000_000 + index}o.fits"
             path = directory / (stamp + (".gz" if compress else ""))
             if overwrite or not path.exists():
-                image = _exposed(chosen, truth, camera, index, seed, detector)
+                image = draw_frame(chosen, truth, camera, index, seed, detector)
                 write_frame(path, image, header_of(chosen, filter_name, moment))
     return truth
 
@@ -135,14 +135,15 @@ def expected_electrons(model: FieldModel, truth: xr.Dataset, camera: int, index:
     return expected
 
 
-def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, seed: int = 0) -> np.ndarray:
-    """One frame in ADU, uint16, as the detector reads it out."""
-    return _exposed(model, truth, camera, index, seed, draw_detector(model, camera, seed))
-
-
-def _exposed(
-    model: FieldModel, truth: xr.Dataset, camera: int, index: int, seed: int, detector: SimulatedDetector | None
+def draw_frame(
+    model: FieldModel,
+    truth: xr.Dataset,
+    camera: int,
+    index: int,
+    seed: int = 0,
+    detector: SimulatedDetector | None = None,
 ) -> np.ndarray:
+    """One frame in ADU, uint16, as a detector reads it out whose pixels are all equal, unless one is given."""
     expected = expected_electrons(model, truth, camera, index)
     if detector is not None:
         dark = model.dark_current * model.exposure_time

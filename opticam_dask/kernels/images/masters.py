@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import chdtri  # chi-squared that is exceeded with some probability
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 if TYPE_CHECKING:
     from opticam_dask.kernels.images.fringes import FringeMap
 
-#: From the median absolute deviation to the standard deviation of a normal distribution.
-_SIGMA_PER_MAD = 1.482602218505602
 #: Values so many sigma from the median are hits. Normal noise loses 6e-7 of its values, so its variance stays right.
 _CLIP_SIGMA = 5.0
 #: A dark current stands out when it is so many sigma of the rates above their median.
@@ -157,7 +157,7 @@ def sky_variance(raw: np.ndarray, fixed: Sequence[tuple[np.ndarray, float]], gai
     least = gain**2 / 12.0 + float(np.nan_to_num(read_noise)) ** 2
     if not len(differences):
         return np.inf
-    return max(least, (_SIGMA_PER_MAD * float(np.median(differences)) * gain) ** 2 / 2.0)
+    return max(least, (MAD_TO_SIGMA * float(np.median(differences)) * gain) ** 2 / 2.0)
 
 
 def combine(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +185,7 @@ def combine(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"a master needs at least two frames of shape (row, x): got an array of shape {strip.shape}")
     values = np.where(np.isfinite(strip), strip, np.nan).astype(float)
     centre = median_known(values, axis=0)
-    scatter = _SIGMA_PER_MAD * median_known(np.abs(values - centre), axis=0)
+    scatter = MAD_TO_SIGMA * median_known(np.abs(values - centre), axis=0)
     scatter = np.fmax(scatter, median_known(scatter, axis=1)[:, np.newaxis])
     # rows without any scatter (all frames equal, whole numbers) are kept as they are
     limit = np.where(scatter > 0, _CLIP_SIGMA * scatter, np.inf)
@@ -244,7 +244,7 @@ def find_hot_pixels(
     if not finite.any():
         return np.ones(dark.shape, dtype=bool), np.zeros(dark.shape)
     centre = np.median(dark[finite])
-    scatter = _SIGMA_PER_MAD * np.median(np.abs(dark[finite] - centre))
+    scatter = MAD_TO_SIGMA * np.median(np.abs(dark[finite] - centre))
     # without any scatter nothing can be told from the others
     hot = ~finite | ((scatter > 0) & (dark > centre + _HOT_SIGMA * scatter))
     excess = np.zeros(dark.shape)

@@ -28,6 +28,9 @@ _ONE_STAR = 2.8
 #: Segments whose brightest pixel is so many times their faintest tell the size of stars: all of their core is seen.
 _WELL_SEEN = 2.0
 
+#: Levels at which maxima of a segment are told apart, and the least share of its flux that each of them has.
+_N_LEVELS, _CONTRAST = 32, 0.001
+
 #: Variance of a uniform distribution over one pixel: the least that a source is wide.
 _PIXEL_VARIANCE = 1.0 / 12.0
 
@@ -132,14 +135,12 @@ def connected(flagged: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, 
     return np.repeat(of_run, length), n_labels
 
 
-def deblend(
-    segments: Segments, image: np.ndarray, n_pixels: int, *, n_levels: int = 32, contrast: float = 0.001
-) -> Segments:
+def deblend(segments: Segments, image: np.ndarray, n_pixels: int) -> Segments:
     """Split segments with several maxima that stand out.
 
-    A basin stands out when, at the lowest of ``n_levels`` levels between the faintest and the brightest pixel of its
-    segment (evenly in the logarithm) that separates it from its neighbours, it has ``n_pixels`` pixels and the share
-    ``contrast`` of the flux of the segment.
+    A basin stands out when, at the lowest of 32 levels between the faintest and the brightest pixel of its segment
+    (evenly in the logarithm) that separates it from its neighbours, it has ``n_pixels`` pixels and a thousandth of the
+    flux of the segment.
 
     Parameters
     ----------
@@ -147,8 +148,8 @@ def deblend(
         The segments of the frame.
     image : ndarray, shape (ny, nx)
         The image.
-    n_pixels, n_levels, contrast
-        See :func:`find_sources`.
+    n_pixels : int
+        Least number of pixels of a part.
 
     Returns
     -------
@@ -163,7 +164,7 @@ def deblend(
     # from here on only the pixels of segments with several maxima
     inside = np.flatnonzero(is_split[segments.labels])
     part = Segments(segments.pixels[inside], segments.values[inside], segments.labels[inside], segments.n_labels)
-    merged = _merge_basins(part, basins[inside], owner, image.shape, n_pixels, n_levels, contrast)
+    merged = _merge_basins(part, basins[inside], owner, image.shape, n_pixels)
     new = basins.copy()
     new[inside] = merged
     numbers = np.zeros(n_basins, dtype=np.intp)
@@ -321,13 +322,11 @@ def _merge_basins(
     owner: np.ndarray,
     shape: tuple[int, int],
     n_pixels: int,
-    n_levels: int,
-    contrast: float,
 ) -> np.ndarray:
     """Join basins that do not stand out to the neighbour across their highest saddle, until all do."""
     if compiled.native is not None:
         given = (compiled.ready(numbers, dtype=np.int64) for numbers in (part.labels, owner))
-        joined, limits = np.array(basins, dtype=np.int64), (n_pixels, n_levels, contrast)
+        joined, limits = np.array(basins, dtype=np.int64), (n_pixels, _N_LEVELS, _CONTRAST)
         compiled.native.merge_basins(part.pixels, part.values, *given, joined, part.n_labels, shape[1], *limits)
         return joined
     n_basins = len(owner)
@@ -347,12 +346,12 @@ def _merge_basins(
         first = ranked[np.flatnonzero(np.diff(ends[ranked], prepend=-1))]
         basin, neighbour, height = ends[first], beyond[first], height[first]
         level = np.full(n_basins, np.inf)
-        level[basin] = _level_above(height, lowest[owner[basin]], highest[owner[basin]], n_levels)
+        level[basin] = _level_above(height, lowest[owner[basin]], highest[owner[basin]])
         is_above = part.values > level[basins]
         above = basins[is_above]
         count = np.bincount(above, minlength=n_basins)[basin]
         flux = np.bincount(above, weights=part.values[is_above], minlength=n_basins)[basin]
-        is_weak = (count < n_pixels) | (flux < contrast * total[owner[basin]])
+        is_weak = (count < n_pixels) | (flux < _CONTRAST * total[owner[basin]])
         if not is_weak.any():
             break
         _, joined = graphs.components(basin[is_weak], neighbour[is_weak], n_basins)
@@ -379,13 +378,13 @@ def _saddles(part: Segments, basins: np.ndarray, shape: tuple[int, int]) -> tupl
     return np.concatenate(ones), np.concatenate(others), np.concatenate(heights)
 
 
-def _level_above(height: np.ndarray, lowest: np.ndarray, highest: np.ndarray, n_levels: int) -> np.ndarray:
+def _level_above(height: np.ndarray, lowest: np.ndarray, highest: np.ndarray) -> np.ndarray:
     """Lowest level of a segment that is not below a height; infinite where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(highest / lowest)
-        step = np.ceil(np.log(height / lowest) / ratio * (n_levels + 1) - 1e-9)
-        level = lowest * np.exp(np.maximum(step, 1.0) / (n_levels + 1) * ratio)
-    return np.where(step <= n_levels, np.maximum(level, height), np.inf)
+        step = np.ceil(np.log(height / lowest) / ratio * (_N_LEVELS + 1) - 1e-9)
+        level = lowest * np.exp(np.maximum(step, 1.0) / (_N_LEVELS + 1) * ratio)
+    return np.where(step <= _N_LEVELS, np.maximum(level, height), np.inf)
 
 
 def within_border(centre: np.ndarray, size: int, width: int) -> np.ndarray:

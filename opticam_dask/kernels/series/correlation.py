@@ -346,16 +346,15 @@ def randomised_lags(
     *,
     n_realisations: int = 1000,
     seed: int = 0,
-    resolution: float | None = None,
 ) -> LagDistribution:
     """Lags of light curves with fluxes drawn from their errors and random subsets of points.
 
     Peterson et al. 1998, PASP 110, 660. Each realisation draws as many points as there are, with replacement; a point
-    that is drawn k times counts once,
-    with its error divided by sqrt(k) (Welsh 1999, PASP 111, 1347). Correlation is that of one light curve with the
-    other, linearly interpolated, averaged over which one is interpolated; nothing is interpolated across gaps of the
-    data. Lags with less than a tenth of the pairs of the fullest lag do not count: their correlation is high by chance.
-    The centroid is that of the correlation around its peak above 0.8 of the peak.
+    that is drawn k times counts once, with its error divided by sqrt(k) (Welsh 1999, PASP 111, 1347). One light curve
+    is correlated with the other, linearly interpolated, at lags a quarter of the usual step of the data apart; the
+    mean over which of the two is interpolated counts. Nothing is interpolated across gaps of the data. Lags with less
+    than a tenth of the pairs of the fullest lag do not count: their correlation is high by chance. The centroid is
+    that of the correlation around its peak above 0.8 of the peak.
 
     Parameters
     ----------
@@ -367,8 +366,6 @@ def randomised_lags(
         Number of randomised light curves.
     seed : int
         Seed of the random numbers; the same seed gives the same result.
-    resolution : float, optional
-        Step of the lags, by default a quarter of the usual step.
 
     Returns
     -------
@@ -376,8 +373,7 @@ def randomised_lags(
         Lags are positive when the second lags the first. Their 16th and 84th percentiles are 1-sigma errors, which are
         known to be cautious.
     """
-    step = max(sampling_step(curve1[0]), sampling_step(curve2[0]))
-    resolution = 0.25 * step if resolution is None else resolution
+    resolution = 0.25 * max(sampling_step(curve1[0]), sampling_step(curve2[0]))
     n_lags = int(np.floor(max_lag / resolution + 1e-9))
     lags = resolution * np.arange(-n_lags, n_lags + 1)
     intervals = [good_time_intervals(curve[0]) for curve in (curve1, curve2)]

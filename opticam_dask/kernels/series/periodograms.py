@@ -51,35 +51,30 @@ class FrequencyFit:
     sinusoid: SinusoidFit
 
 
-def frequency_grid(
-    times: Sequence[np.ndarray], minimum: float | None = None, maximum: float | None = None
-) -> np.ndarray:
+def frequency_grid(times: Sequence[np.ndarray]) -> np.ndarray:
     """Even grid with ten frequencies for each independent one.
+
+    It runs from one cycle in the whole series to half of the inverse of the shortest usual step
+    (``spectra.sampling_step``).
 
     Parameters
     ----------
     times : sequence of ndarray
         Ascending times of each light curve.
-    minimum : float, optional
-        By default one cycle in the whole series.
-    maximum : float, optional
-        By default half of the inverse of the shortest usual step (``spectra.sampling_step``).
 
     Raises
     ------
     ValueError
-        When the range is impossible, or needs too many frequencies.
+        When the times are too few for any frequency, or need too many of them.
     """
     span = float(max(time[-1] for time in times) - min(time[0] for time in times))
-    low = 1.0 / span if minimum is None else minimum
-    high = 0.5 / min(sampling_step(time) for time in times) if maximum is None else maximum
-    if not 0 < low < high:
-        raise ValueError(f"expected 0 < lowest < highest frequency, got {low:g} and {high:g}")
+    step = min(sampling_step(time) for time in times)
+    if not span > 2.0 * step:
+        raise ValueError(f"expected times over more than two steps of {step:g} s, found {span:g} s: give frequencies")
+    low, high = 1.0 / span, 0.5 / step
     size = int(np.ceil((high - low) * span * _PER_PEAK)) + 1
     if size > _MAX_FREQUENCIES:
-        raise ValueError(
-            f"{size:.1e} frequencies between {low:g} and {high:g} Hz are too many; give a narrower range or frequencies"
-        )
+        raise ValueError(f"{size:.1e} frequencies between {low:g} and {high:g} Hz are too many: give frequencies")
     return np.linspace(low, high, size)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.lightcurves import differential, results
+from opticam_dask.lightcurves import differential
 from opticam_dask.lightcurves.field.magnitudes import magnitudes, magnitudes_file, write_magnitudes
 from opticam_dask.lightcurves.fitting.outcome import OLD_FIT
+from opticam_dask.lightcurves.reading import opening
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.groups import Group
 from opticam_dask.store.store import Store
@@ -50,7 +51,7 @@ def make_kept_curves_again(out_directory: str | Path, camera: Camera, labels: Co
             else:
                 _keep(curve, camera, name)
         if camera.differential(name).is_whole:
-            _write_files(results.kept_curve(camera, name, lazily=False), out_directory, name)
+            _write_files(opening.kept_curve(camera, name, lazily=False).to_xarray(), out_directory, name)
     store.finish_changes()
 
 

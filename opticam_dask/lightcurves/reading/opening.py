@@ -90,7 +90,29 @@ def curves_of_source_groups(
     names: Collection[str] | None = None,
     columns: np.ndarray | None = None,
 ) -> Iterator[CurveArrays]:
-    """Light curves of all sources of a camera, a group of sources at a time: see ``results.source_groups``."""
+    """Light curves of all sources of a camera over all nights, loaded a group of sources at a time.
+
+    For those who need all of them once: every chunk is read by this process, with no Dask task for it.
+
+    Parameters
+    ----------
+    out_directory, key, label
+        Reduction, camera key and photometry label, as :func:`~opticam_dask.light_curves` takes them.
+    names : collection of str, optional
+        Variables that are read, where the label has them; by default all.
+    columns : ndarray of int, optional
+        Places of the sources that are wanted along ``source``; by default all.
+
+    Yields
+    ------
+    CurveArrays
+        As from :func:`~opticam_dask.light_curves`, without what is known of whole nights.
+
+    Raises
+    ------
+    store.StoreError, ValueError
+        When the store has no such key or label.
+    """
     store = Store.open(out_directory)
     measured = store.camera(key).measured_parts(label)
     marks = Marks.of(store, measured[0].key, label)
