@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, maximum_filter
+from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array, csc_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images.sky import background
+from opticam_dask.kernels.robust import known_or
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.stack_psf import NEAR_REACH, Psf, Stack, measured_psf
@@ -164,8 +165,7 @@ def look_again(
     kept = _believed(xy, flux, error, n_known, shape, least_ratio)
     if not kept.all():
         xy, flux, error, residual = _fit(stack, sky, psf, xy[kept], flux[kept])
-    usual = float(np.median(stack.noise))
-    model, from_profile = (draw(psf, usual, xy, flux, residual.shape) for draw in (_painted, _uncertain))
+    model, from_profile = (draw(psf, stack.usual_noise, xy, flux, residual.shape) for draw in (_painted, _uncertain))
     variance = stack.noise**2 + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + from_profile
     further = _further_light(residual, variance + _SHARED * from_profile, psf, xy, least_ratio)
     return KnownStars(xy, flux, error, residual, variance, psf, further)
@@ -207,22 +207,48 @@ def _by_reach(psf: Psf, noise: float, flux: np.ndarray) -> Iterator[tuple[np.nda
 
 def _painted(psf: Psf, noise: float, xy: np.ndarray, flux: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Image of stars."""
-    image = np.zeros(shape[0] * shape[1])
-    for some, half in _by_reach(psf, noise, flux):
-        light, x0, y0 = psf.light(xy[some], half)
-        places, inside = _pixels(x0, y0, 2 * half + 1, shape)
-        image += np.bincount(places[inside], (flux[some, None, None] * light)[inside], minlength=len(image))
-    return image.reshape(shape)
+
+    def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for some, half in _by_reach(psf, noise, flux):
+            light, x0, y0 = psf.light(xy[some], half)
+            places, inside = _pixels(x0, y0, 2 * half + 1, shape)
+            yield _on_image(places, inside, flux[some, None, None] * light)
+
+    return _summed(windows(), shape)
 
 
 def _uncertain(psf: Psf, noise: float, xy: np.ndarray, flux: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Variance by which the profile makes the image of stars uncertain."""
-    variance = np.zeros(shape[0] * shape[1])
-    for some, half in _by_reach(psf, noise, flux):
-        error = flux[some, None, None] * psf.error(xy[some], half)
-        places, inside = _pixels(*photometry.origins(xy[some], 2 * half + 1), 2 * half + 1, shape)
-        variance += np.bincount(places[inside], (error**2)[inside], minlength=len(variance))
-    return variance.reshape(shape)
+
+    def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for some, half in _by_reach(psf, noise, flux):
+            error = flux[some, None, None] * psf.error(xy[some], half)
+            places, inside = _pixels(*photometry.origins(xy[some], 2 * half + 1), 2 * half + 1, shape)
+            yield _on_image(places, inside, error**2)
+
+    return _summed(windows(), shape)
+
+
+def _summed(parts: Iterator[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
+    """Image of values at places of the flattened image, those of each part summed before they are added.
+
+    Stars cover little of a stack: nothing goes through all of its pixels.
+    """
+    image, of_part = np.zeros(shape[0] * shape[1]), np.empty(0)
+    for number, (places, values) in enumerate(parts):
+        if not number:
+            np.add.at(image, places, values)
+            continue
+        of_part = of_part if len(of_part) else np.zeros(len(image))
+        np.add.at(of_part, places, values)
+        image[places] += of_part[places]  # a place that comes twice is set to the same value twice
+        of_part[places] = 0.0
+    return image.reshape(shape)
+
+
+def _on_image(places: np.ndarray, inside: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places and values of the pixels of windows that are on the image, each in one row."""
+    return (places.ravel(), values.ravel()) if inside.all() else (places[inside], values[inside])
 
 
 def _fit(
@@ -230,20 +256,15 @@ def _fit(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fit places and fluxes of all stars at once; returns them, the errors of the fluxes, and what is left."""
     shape, sigma = stack.image.shape, psf.shape.sigma
-    usual = float(np.median(stack.noise))
     half = int(np.ceil(_FIT_REACH * psf.shape.semimajor_sigma))
-    good = np.isfinite(stack.image).ravel()
     error = np.full(len(flux), np.inf)
-    from_profile = _uncertain(psf, usual, xy, flux, shape)
-    for step in range(n_steps + 1):
-        model = _painted(psf, usual, xy, flux, shape)
-        residual = stack.image - model - sky
-        if step == n_steps:
-            break
+    from_profile = _uncertain(psf, stack.usual_noise, xy, flux, shape)
+    for step in range(n_steps):
+        model = _painted(psf, stack.usual_noise, xy, flux, shape)
         light, x0, y0 = psf.light(xy, half)
         rho = profile.elliptical_radius(xy, x0, y0, 2 * half + 1, psf.shape)
         places, inside = _pixels(x0, y0, 2 * half + 1, shape)
-        used = inside & (rho < _FIT_REACH) & good[places]
+        used = inside & (rho < _FIT_REACH) & np.isfinite(stack.image.ravel()[places])
         columns, slopes = [light], 0.05 * sigma
         for axis in np.eye(2):
             ahead, behind = (psf.light_in(xy + sign * slopes * axis, x0, y0, 2 * half + 1) for sign in (1.0, -1.0))
@@ -251,15 +272,15 @@ def _fit(
         number = np.broadcast_to(np.arange(len(flux))[:, None, None], used.shape)[used]
         # a pixel is one row, however many stars use it, with the same weight
         seen, row = np.unique(places[used], return_inverse=True)
-        noise, light_there, coverage, doubt = (
-            image.ravel()[seen] for image in (stack.noise, model, stack.coverage, from_profile)
+        image, taken_off, noise, light_there, coverage, doubt = (
+            values.ravel()[seen] for values in (stack.image, sky, stack.noise, model, stack.coverage, from_profile)
         )
         scatter = np.sqrt(noise**2 + np.maximum(light_there, 0.0) / np.maximum(coverage, 1) + doubt)
         weight = (1.0 / scatter)[row]
         entries = np.concatenate([column[used] * weight for column in columns])
         index = (np.tile(row, 3), np.concatenate([3 * number + k for k in range(3)]))
         design = coo_array((entries, index), shape=(len(seen), 3 * len(flux))).tocsr()
-        measured = residual.ravel()[seen] / scatter
+        measured = (image - light_there - taken_off) / scatter
         normal = (design.T @ design).tocsc()
         scale = normal.diagonal()
         # a step of more than half a sigma is not believed; this also holds a star without light where it is
@@ -272,7 +293,7 @@ def _fit(
         xy = xy + np.where((flux > 0)[:, None], moved, 0.0)
         if step == n_steps - 1:
             error = _errors(normal, factor)
-    return xy, flux, error, residual
+    return xy, flux, error, stack.image - _painted(psf, stack.usual_noise, xy, flux, shape) - sky
 
 
 def _errors(normal: csc_array, factor: Any) -> np.ndarray:
@@ -347,8 +368,7 @@ def _search(
     least_ratio: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places and fluxes of light in the residual that is as wide as a star, the most significant first."""
-    usual = float(np.median(stack.noise))
-    model, from_profile = (draw(psf, usual, xy, flux, residual.shape) for draw in (_painted, _uncertain))
+    model, from_profile = (draw(psf, stack.usual_noise, xy, flux, residual.shape) for draw in (_painted, _uncertain))
     variance = np.maximum(stack.noise, _SCATTER * scatter) ** 2
     # the error of a profile is the same in all pixels that a star would cover
     n_pixels = 4.0 * np.pi * psf.shape.area
@@ -356,12 +376,13 @@ def _search(
     inverse = np.where(np.isfinite(residual), 1.0 / variance, 0.0)
     weighted = np.where(inverse > 0, residual, 0.0) * inverse
     sigma, fwhm = psf.shape.sigma, photometry.SIGMA_TO_FWHM * psf.shape.sigma
-    ratio = {factor: _matched(weighted, inverse, factor * sigma) for factor in (0.5, 1.0, 2.0)}
-    best = ratio[1.0]
-    is_peak = (best == maximum_filter(best, size=3)) & (best > least_ratio) & np.isfinite(residual)
-    is_peak &= (ratio[0.5] < _SHARPER * best) & (ratio[2.0] < _BROADER * best)
-    row, column = np.nonzero(is_peak)
-    order = np.argsort(-best[row, column], kind="stable")
+    best = _matched(weighted, inverse, sigma)
+    row, column = _peaks(best, least_ratio, np.isfinite(residual))
+    ratio = best[row, column]
+    sharper, broader = (_matched_at(weighted, inverse, factor * sigma, row, column) for factor in (0.5, 2.0))
+    is_star = (sharper < _SHARPER * ratio) & (broader < _BROADER * ratio)
+    row, column, ratio = row[is_star], column[is_star], ratio[is_star]
+    order = np.argsort(-ratio, kind="stable")
     places = np.column_stack([column, row])[order].astype(float)
     if not len(places):
         return np.empty((0, 2)), np.empty(0)
@@ -384,7 +405,7 @@ def _further_light(
     """
     inverse = np.where(np.isfinite(residual) & (variance > 0), 1.0 / variance, 0.0)
     ratio = _matched(np.where(inverse > 0, residual, 0.0) * inverse, inverse, psf.shape.sigma)
-    row, column = np.nonzero((ratio == maximum_filter(ratio, size=3)) & (ratio > least_ratio) & np.isfinite(residual))
+    row, column = _peaks(ratio, least_ratio, np.isfinite(residual))
     places = np.column_stack([column, row]).astype(float)
     if len(places) and len(xy):
         is_apart = KDTree(xy).query(places)[0] > _LEAST_APART * photometry.SIGMA_TO_FWHM * psf.shape.sigma
@@ -394,12 +415,39 @@ def _further_light(
 
 
 def _matched(weighted: np.ndarray, inverse: np.ndarray, sigma: float) -> np.ndarray:
-    """Signal-to-noise ratio of a Gaussian of unit weight at each pixel."""
-    signal = gaussian_filter(weighted, sigma, mode="constant")
+    """Signal-to-noise ratio of a Gaussian of unit weight at each pixel of an image, or of each of several."""
+    signal: np.ndarray = gaussian_filter(weighted, sigma, mode="constant", axes=(-2, -1))
     # the square of a Gaussian is a narrower one
-    power = gaussian_filter(inverse, sigma / np.sqrt(2.0), mode="constant") / (4.0 * np.pi * sigma**2)
-    ratio: np.ndarray = np.where(power > 0, signal / np.sqrt(np.maximum(power, 1e-300)), 0.0)
-    return ratio
+    power = gaussian_filter(inverse, sigma / np.sqrt(2.0), mode="constant", axes=(-2, -1))
+    power /= 4.0 * np.pi * sigma**2
+    is_known = power > 0
+    np.sqrt(np.maximum(power, 1e-300, out=power), out=power)
+    signal /= power
+    signal[~is_known] = 0.0
+    return signal
+
+
+def _matched_at(
+    weighted: np.ndarray, inverse: np.ndarray, sigma: float, row: np.ndarray, column: np.ndarray
+) -> np.ndarray:
+    """As :func:`_matched`, at some pixels: from windows that hold all that a Gaussian reaches, up to 4 sigma."""
+    half = int(4.0 * sigma + 0.5)
+    corners, size = (column - half, row - half), 2 * half + 1
+    if len(row) * size**2 > weighted.size:  # the windows of so many pixels are more than the image
+        return _matched(weighted, inverse, sigma)[row, column]
+    signal, power = (known_or(photometry.cut_out(values, *corners, size)) for values in (weighted, inverse))
+    return _matched(signal, power, sigma)[:, half, half]
+
+
+def _peaks(values: np.ndarray, least: float, is_known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of pixels above ``least`` that are as high as all around them."""
+    row, column = np.nonzero((values > least) & is_known)
+    is_peak = np.ones(len(row), dtype=bool)
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            around = np.clip(row + dy, 0, values.shape[0] - 1), np.clip(column + dx, 0, values.shape[1] - 1)
+            is_peak &= values[row, column] >= values[around]
+    return row[is_peak], column[is_peak]
 
 
 def _thinned(places: np.ndarray, apart: float) -> np.ndarray:

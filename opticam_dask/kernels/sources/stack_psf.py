@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -62,6 +63,11 @@ class Stack:
     noise: np.ndarray
     coverage: np.ndarray
 
+    @cached_property
+    def usual_noise(self) -> float:
+        """Median of the noise."""
+        return float(np.median(self.noise))
+
 
 @dataclass(frozen=True)
 class Psf:
@@ -82,7 +88,9 @@ class Psf:
         """Share of the light in the pixels of given windows."""
         light = profile.profile_weights(self.table, xy, x0, y0, size, self.shape)
         if len(self.correction) > 1:
-            light += _looked_up(self.correction, xy, x0, y0, size)
+            middle = _middle(self.correction, xy, x0, y0, size)
+            inner = light[:, middle, middle]
+            inner += _looked_up(self.correction, xy, x0 + middle.start, y0 + middle.start, inner.shape[1])
         return light
 
     def error(self, xy: np.ndarray, half: int) -> np.ndarray:
@@ -94,8 +102,23 @@ class Psf:
         error = np.where(in_core, _CORE_ERROR, _WING_ERROR) * light
         error += _PEAK_ERROR * np.sqrt(light * self.table[0] / self.shape.area) * in_core
         if len(self.scatter) > 1:
-            error = np.hypot(error, _looked_up(self.scatter, xy, x0, y0, size))
+            middle = _middle(self.scatter, xy, x0, y0, size)
+            inner = error[:, middle, middle]
+            scatter = _looked_up(self.scatter, xy, x0 + middle.start, y0 + middle.start, inner.shape[1])
+            np.hypot(inner, scatter, out=inner)
         return error
+
+
+def _middle(values: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> slice:
+    """Rows, and columns, of windows that a grid of offsets from a star reaches: all, or those in their middle."""
+    away = max(
+        float(np.max(np.abs(corner + size // 2 - place), initial=0.0))
+        for corner, place in zip((x0, y0), xy.T, strict=True)
+    )
+    if not away < size:  # nor where a place is not known
+        return slice(0, size)
+    margin = max(0, size // 2 - len(values) // 2 - 1 - int(np.ceil(away)))
+    return slice(margin, size - margin)
 
 
 def _looked_up(values: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
