@@ -60,6 +60,25 @@ def near_pairs(xy: np.ndarray, reach: float) -> np.ndarray:
     return known[np.stack([one[is_first], other[is_first]], axis=1)]
 
 
+def nearest_pairs(xy: np.ndarray, others: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of positions (n, 2) and (m, 2) that are each other's nearest and nearer than ``reach``.
+
+    Returns
+    -------
+    pairs : ndarray of int, shape (pair, 2)
+        Row in ``xy``, ascending, and row in ``others``. Positions that are not finite are in no pair.
+    distances : ndarray, shape (pair,)
+        How far apart they are.
+    """
+    rows, of_others = (np.flatnonzero(np.isfinite(of).all(axis=1)) for of in (xy, others))
+    if not len(rows) or not len(of_others):
+        return np.empty((0, 2), dtype=np.intp), np.empty(0)
+    away, nearest = KDTree(others[of_others]).query(xy[rows])
+    back = KDTree(xy[rows]).query(others[of_others])[1]
+    is_pair = (back[nearest] == np.arange(len(rows))) & (away < reach)
+    return np.column_stack([rows[is_pair], of_others[nearest[is_pair]]]), away[is_pair]
+
+
 def nearest_distances(xy: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distance of each of some positions (n, 2) to the nearest of others (m, 2); infinite without any.
 

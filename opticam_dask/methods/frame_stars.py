@@ -67,10 +67,7 @@ def sky_noise(view: FrameView, x0: np.ndarray, y0: np.ndarray, size: int) -> np.
 
 def pairs_within(xy: np.ndarray, reach: float) -> np.ndarray:
     """Pairs (source, neighbour) that are nearer to each other than ``reach``, both ways; shape (pair, 2), ascending."""
-    known = np.flatnonzero(np.all(np.isfinite(xy), axis=1)) if len(xy) else np.empty(0, dtype=int)
-    if len(known) < 2:
-        return np.empty((0, 2), dtype=int)
-    pairs = known[graphs.near_pairs(xy[known], reach)]
+    pairs = graphs.near_pairs(xy.reshape(-1, 2), reach)
     both = np.concatenate([pairs, pairs[:, ::-1]])
     return both[np.lexsort((both[:, 1], both[:, 0]))]
 

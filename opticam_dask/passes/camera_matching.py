@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from opticam_dask.kernels import graphs
 from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.store.store import Store
 
@@ -109,7 +110,7 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
             ) from error
     placed, others = (one.get("placed_xy", np.empty((0, 2))) for one in catalogues.values())
     if len(placed) and len(others):
-        more, apart = _pair(align.apply_transform(transform, placed), others, tolerance)
+        more, apart = graphs.nearest_pairs(align.apply_transform(transform, placed), others, tolerance)
         behind = np.array([len(xy), len(other_xy)])
         pairs, distance = np.concatenate([pairs, more + behind]), np.append(distance, apart)
     ids, other_ids = catalogues[key]["source_id"], catalogues[other]["source_id"]
@@ -154,14 +155,14 @@ def _refine(
     """Transform with a scale of its own along each axis, and the pairs by it: cameras are not distorted alike."""
     if transform is None:
         return np.full((3, 3), np.nan), np.empty((0, 2), dtype=int), np.empty(0)
-    pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
+    pairs, distance = graphs.nearest_pairs(align.apply_transform(transform, xy), other_xy, tolerance)
     for _ in range(_REFINEMENTS):
         if len(pairs) < _LEAST_PAIRS:
             break
         design = np.column_stack([xy[pairs[:, 0]], np.ones(len(pairs))])
         transform = np.eye(3)
         transform[:2] = np.linalg.lstsq(design, other_xy[pairs[:, 1]], rcond=None)[0].T
-        pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
+        pairs, distance = graphs.nearest_pairs(align.apply_transform(transform, xy), other_xy, tolerance)
     return transform, pairs, distance
 
 
@@ -177,12 +178,3 @@ def _read_catalogue(store: Store, key: str) -> dict[str, Any]:
 
 def _fwhm(store: Store, key: str) -> float:
     return float(np.nan_to_num(store.camera(key).catalog.attributes["fwhm"]))
-
-
-def _pair(xy: np.ndarray, other_xy: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of sources that are each other's nearest, shape (pair, 2), and their distances."""
-    apart = np.hypot(*(xy[:, None] - other_xy[None]).transpose(2, 0, 1))
-    nearest, nearest_back = np.argmin(apart, axis=1), np.argmin(apart, axis=0)
-    chosen = [(i, j) for i, j in enumerate(nearest.tolist()) if nearest_back[j] == i and apart[i, j] <= tolerance]
-    pairs = np.array(chosen, dtype=int).reshape(-1, 2)
-    return pairs, apart[pairs[:, 0], pairs[:, 1]]

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources import centroids, photometry
 from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
-from opticam_dask.methods import places
+from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView
 
 #: Frames of a night that are measured: with fewer, totals are uncertain by 0.1 %.
@@ -198,8 +197,7 @@ def _neighbours(view: FrameView, shape: profile.Shape, xy: np.ndarray) -> _Neigh
     core &= np.isfinite(cutouts)
     light = np.sum(np.where(core, cutouts, 0.0), axis=(1, 2))
     own = np.sum(np.where(core, profile.profile_weights(table, every, x0, y0, size, shape), 0.0), axis=(1, 2))
-    pairs = _pairs(every, size / 2.0 + _SHARES_LIGHT * shape.semimajor_sigma)
-    source, other = pairs
+    source, other = frame_stars.pairs_within(every, size / 2.0 + _SHARES_LIGHT * shape.semimajor_sigma).T
     shares = profile.profile_weights(table, every[other], x0[source], y0[source], size, shape)
     foreign = np.sum(np.where(core[source], shares, 0.0), axis=(1, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -208,16 +206,6 @@ def _neighbours(view: FrameView, shape: profile.Shape, xy: np.ndarray) -> _Neigh
             rest = np.bincount(source, foreign * flux[other], minlength=len(every))
             flux = np.where(own > 0, np.maximum(0.5 * (flux + (light - rest) / own), 0.0), 0.0)
     return _Neighbours(every, flux, table, view.profile is not None)
-
-
-def _pairs(xy: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (source, neighbour) nearer to each other than ``reach``, both ways, in a fixed order."""
-    if len(xy) < 2:
-        return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
-    pairs = KDTree(xy).query_pairs(reach, output_type="ndarray")
-    both = np.concatenate([pairs, pairs[:, ::-1]])
-    source, other = both[np.lexsort((both[:, 1], both[:, 0]))].T
-    return source, other
 
 
 def _foreign_light(

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.special import fdtrc
 
+from opticam_dask.kernels import graphs
 from opticam_dask.kernels.images.matching import align, match, problem
 
 #: Expected number of wrong solutions of one field among unrelated stars.
@@ -240,7 +241,7 @@ def fit_plane(xy: np.ndarray, plane: np.ndarray, transform: np.ndarray, *, shape
     scale = float(np.sqrt(abs(np.linalg.det(to_plane[:2, :2]))))
     at, before, fit = align.apply_transform(to_plane, xy), None, None
     for step in range(_ROUNDS):
-        pairs, distance = _pairs(at / scale, plane / scale, _TOLERANCE * (2.0 if step == 0 else 1.0))
+        pairs, distance = graphs.nearest_pairs(at / scale, plane / scale, _TOLERANCE * (2.0 if step == 0 else 1.0))
         if fit is not None and len(pairs) > 2 * problem.LEAST_FOR_ROTATION:
             pairs = pairs[distance < max(_CLIP * fit.scatter, 0.3)]
         if len(pairs) < problem.LEAST_FOR_ROTATION:
@@ -251,15 +252,6 @@ def fit_plane(xy: np.ndarray, plane: np.ndarray, transform: np.ndarray, *, shape
         before, at = pairs, fit(xy)
     assert fit is not None  # there is at least one round
     return fit
-
-
-def _pairs(at: np.ndarray, plane: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs that are each other's nearest and within a radius, shape (pair, 2), and their distances."""
-    is_known = np.flatnonzero(np.isfinite(at).all(axis=1))
-    away, nearest = KDTree(plane).query(at[is_known])
-    back = is_known[KDTree(at[is_known]).query(plane)[1]]
-    is_pair = (back[nearest] == is_known) & (away < radius)
-    return np.column_stack([is_known[is_pair], nearest[is_pair]]), away[is_pair]
 
 
 def _best_fit(
