@@ -224,7 +224,7 @@ _API = (
     (
         "Fits and files for archives",
         (
-            "api.fits",
+            "api.kept_fits",
             "lightcurves.fitting.transits",
             "lightcurves.fitting.eclipses",
             "lightcurves.fitting.sinusoids",

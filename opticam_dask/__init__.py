@@ -82,7 +82,7 @@ _HOME = {
     "reference": "api.steps.align",
     "relative": "api.steps.relative",
     "relative_light_curve": "lightcurves.differential",
-    "save_fit": "api.fits",
+    "save_fit": "api.kept_fits",
     "scan": "frames.scanning",
     "select": "lightcurves.selection",
     "simulate_calibration_frames": "frames.simulation.simulated_detectors",

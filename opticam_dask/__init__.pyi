@@ -6,7 +6,7 @@ from opticam_dask.api.correctors import DarkNoiseCorrector as DarkNoiseCorrector
 from opticam_dask.api.correctors import FlatFieldCorrector as FlatFieldCorrector
 from opticam_dask.api.correctors import FringeCorrector as FringeCorrector
 from opticam_dask.api.differential_photometer import DifferentialPhotometer as DifferentialPhotometer
-from opticam_dask.api.fits import save_fit as save_fit
+from opticam_dask.api.kept_fits import save_fit as save_fit
 from opticam_dask.api.reducer import Reducer as Reducer
 from opticam_dask.api.sky import find_sky as find_sky
 from opticam_dask.api.steps.align import align as align

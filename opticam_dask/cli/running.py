@@ -21,7 +21,7 @@ _MODULES = {
     "sky": "sky",
     "instrument": "instruments",
     "completion": "help.completion",
-    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "magnitudes", "submit"), "fits"),
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "magnitudes", "submit"), "derived"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
     **dict.fromkeys(("mark", "unmark", "marks"), "marks"),
 }
@@ -30,9 +30,8 @@ _MODULES = {
 #: What commands say at once whose rooms take a second or more to import, where somebody looks on: the first word.
 _FIRST_WORDS = {
     **dict.fromkeys(("check", "plan", "watch"), "Reading"),
-    **dict.fromkeys(("work", "finish", "sky", "magnitudes", "submit"), "Opening"),
-    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid"), "Opening"),
-    **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "Opening"),
+    **dict.fromkeys(("work", "finish", "sky", "lightcurve", "export", "plot", "report", "browse"), "Opening"),
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "magnitudes", "submit"), "Opening"),
 }
 
 

@@ -103,7 +103,7 @@ def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], t
     Raises
     ------
     ValueError
-        For a source on the reference frame of a camera that the store has not.
+        For a source on the reference frame of a camera that the store does not have.
     """
     given = recorded_sources(store)
     if not given:
@@ -143,7 +143,7 @@ class _Finder:
         return self._first(camera, [(origin, xy)])
 
     def _first(self, camera: Camera, places: Sequence[tuple[Camera, np.ndarray | None]]) -> np.ndarray | None:
-        """Place in a camera by its place in others, of the first that leads there."""
+        """Place in a camera by the place in another one, the first whose catalogue matches that of the camera."""
         for origin, xy in places:
             transform = None if xy is None else self._transform(origin, camera)
             if xy is not None and transform is not None:
@@ -252,7 +252,7 @@ def _appended(
 
 @dataclass(frozen=True, eq=False)
 class _Trail:
-    """What something that moves has left on the stack of the reference night.
+    """Trail that a moving source has left on the stack of the reference night.
 
     Attributes
     ----------
@@ -277,9 +277,10 @@ class _Trail:
         return self.xy[np.isfinite(self.xy).all(axis=1)]
 
     def neighbours(self, arrays: Mapping[str, np.ndarray], camera: Camera) -> list[list[float | None]]:
-        """Row, x, y and flux of the sources that lie on the trail, by frames in which it is elsewhere.
+        """Row, x, y and flux of the sources that lie on the trail, from frames in which the moving source is elsewhere.
 
-        What is seen in none of them, and is no star or is in the middle of the trail, is the trail and has no place.
+        A source that none of these frames shows is a part of the trail, if it is no star or lies in the middle of the
+        trail: it gets no place.
         """
         n_found = camera.n_found
         fwhm = max(float(np.nan_to_num(camera.catalog.attributes["fwhm"])), _LEAST_APART)

@@ -93,7 +93,7 @@ def from_stars(
     Raises
     ------
     NoSolution
-        When no part of the sky there is surely that of the frame.
+        When no match of the frame with the stars there is certain.
     """
     ra, dec = sky.at(mjd)
     degrees = scale / ARCSECONDS_PER_DEGREE

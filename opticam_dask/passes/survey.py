@@ -134,7 +134,7 @@ def _survey_frames(
 
 
 def _sharp(result: FrameResult) -> dict[str, np.ndarray]:
-    """What of a frame tells bad pixels."""
+    """Pixels of a frame that are too sharp to be stars: those that are so in many frames are bad."""
     return {"sharp": sharp_pixels(result)}
 
 

@@ -109,7 +109,7 @@ def drive(run: Run, passes: Sequence[Pass] = PASSES, chosen: Chosen | None = Non
 
 
 def undone(run: Run, one: Pass, chosen: Chosen | None = None) -> list[tuple[Part, list[int]]]:
-    """Units that a pass has not done, by part, of what it is ready for; only those in ``chosen`` when that is given."""
+    """Units that a pass has not done, by part, in cameras that it is ready for; of those in ``chosen`` where given."""
     ready = [camera for camera in run.setup.store.cameras if one.is_ready(run, camera)]
     if chosen is None:
         return [(part, one.undone(run, part)) for camera in ready for part in camera.parts]

@@ -93,7 +93,7 @@ def test_choose_comparisons__rejects_the_variable_the_flagged_the_faint_and_the_
     chosen = ensemble.choose_comparisons(flux, error, flagged, target=0)
     found = {entry.column: entry for entry in chosen}
     assert sorted(found) == list(range(1, 9))
-    assert [column for column, entry in found.items() if entry.is_chosen] == [1, 2, 7, 8]
+    assert [column for column, entry in found.items() if entry.kind == "chosen"] == [1, 2, 7, 8]
     assert found[3].reason.startswith("varies: scatter")
     assert found[4].reason == "flagged in 25 % of the frames"
     assert "times as bright as the target" in found[5].reason
@@ -111,7 +111,7 @@ def test_choose_comparisons__does_not_look_at_the_light_curve_of_the_target():
 
 def test_choose_comparisons__few_candidates_and_at_most_so_many():
     flux, error, flagged = _candidates(8, n=14)
-    assert sum(entry.is_chosen for entry in ensemble.choose_comparisons(flux, error, flagged, 0)) == 10
+    assert sum(entry.kind == "chosen" for entry in ensemble.choose_comparisons(flux, error, flagged, 0)) == 10
     one = ensemble.choose_comparisons(flux[:, :2], error[:, :2], flagged[:, :2], 0)
-    assert [(entry.column, entry.is_chosen) for entry in one] == [(1, True)]
+    assert [(entry.column, entry.kind) for entry in one] == [(1, "chosen")]
     assert ensemble.choose_comparisons(flux[:, :1], error[:, :1], flagged[:, :1], 0) == []

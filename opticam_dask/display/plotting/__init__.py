@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from opticam_dask.display.plotting.animation import Picture, write_animation
     from opticam_dask.display.plotting.curves import plot_comparisons, plot_relative_light_curve
-    from opticam_dask.display.plotting.fits import plot_fit
+    from opticam_dask.display.plotting.fitted_curves import plot_fit
     from opticam_dask.display.plotting.frames import plot_alignment, plot_background, plot_header_times, plot_quality
     from opticam_dask.display.plotting.images import plot_background_meshes, plot_catalogs
     from opticam_dask.display.plotting.noise import plot_noise, plot_rms_vs_flux, plot_snrs
@@ -45,7 +45,7 @@ _HOME = {
     "plot_correlations": "opticam_dask.display.plotting.timing",
     "plot_cross_spectra": "opticam_dask.display.plotting.timing",
     "plot_folded": "opticam_dask.display.plotting.timing",
-    "plot_fit": "opticam_dask.display.plotting.fits",
+    "plot_fit": "opticam_dask.display.plotting.fitted_curves",
     "plot_growth_curves": "opticam_dask.display.plotting.profiles",
     "plot_header_times": "opticam_dask.display.plotting.frames",
     "plot_lag_distributions": "opticam_dask.display.plotting.timing",

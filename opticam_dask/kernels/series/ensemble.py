@@ -141,18 +141,15 @@ class Candidate:
     ----------
     column : int
         Column of the source.
-    is_chosen : bool
-        Whether it is used as comparison star.
     kind : {"chosen", "too faint", "too bright", "often flagged", "seldom measured", "variable", "less precise"}
-        What spoke for or against it.
+        Whether it is used as comparison star, and if not, why.
     reason : str
-        The same with its numbers.
+        A sentence about that, with numbers.
     scatter, expected : float
         Relative scatter against the other candidates, and what the errors make of it; NaN where not looked at.
     """
 
     column: int
-    is_chosen: bool
     kind: str
     reason: str
     scatter: float = float("nan")
@@ -194,7 +191,7 @@ def choose_comparisons(
         if column != target:
             kind, reason = _unfit(flux[:, column], is_flagged[:, column], typical[column] / typical[target])
             if reason:
-                found[column] = Candidate(column, False, kind, reason)
+                found[column] = Candidate(column, kind, reason)
             else:
                 left.append(column)
     while len(left) > 1:
@@ -206,17 +203,17 @@ def choose_comparisons(
             break
         reason = f"varies: scatter {100 * scatter[worst]:.2f} %, {100 * expected[worst]:.2f} % is expected"
         numbers = float(scatter[worst]), float(expected[worst])
-        found[left[worst]] = Candidate(left[worst], False, "variable", reason, *numbers)
+        found[left[worst]] = Candidate(left[worst], "variable", reason, *numbers)
         del left[worst]
     else:
         scatter = expected = np.full(len(left), np.nan)
     order = np.argsort(scatter, kind="stable") if len(left) > 1 else np.arange(len(left))
     for rank, position in enumerate(order.tolist()):
         numbers = float(scatter[position]), float(expected[position])
-        is_chosen = rank < _MOST_CHOSEN
-        reason = "chosen" if is_chosen else f"{_MOST_CHOSEN} others are more precise"
-        kind = "chosen" if is_chosen else "less precise"
-        found[left[position]] = Candidate(left[position], is_chosen, kind, reason, *numbers)
+        told = ("chosen", "chosen")
+        if rank >= _MOST_CHOSEN:
+            told = ("less precise", f"{_MOST_CHOSEN} others are more precise")
+        found[left[position]] = Candidate(left[position], *told, *numbers)
     return [found[column] for column in sorted(found)]
 
 

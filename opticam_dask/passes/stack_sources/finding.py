@@ -153,7 +153,7 @@ class StackSources:
     width : float
         FWHM of the stars, pixels.
     patches : dict of ndarray, shape (patch,)
-        The same of what is no star and does not stand out: light of the sky that its mesh does not follow.
+        As ``found``, for light of the sky that its mesh does not follow: what is no star and does not stand out.
     border : ndarray, shape (n, 3)
         Places and fluxes of sources in the border of the field.
     stack : SkyFree
@@ -391,8 +391,8 @@ def believed(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Sources whose widths are now known without their neighbours: which are stars, and which of the others stay.
 
-    In the halo of a saturated star, and where it has neither width nor neighbours and its middle does not stand out of
-    what is around it, what is no star is nothing.
+    Of the sources that are no stars, two kinds are dropped: those in the halo of a saturated star, and those with
+    neither a width nor neighbours whose middle does not stand out of the light around it.
     """
     if not np.isfinite(width):
         return found, is_whole

@@ -47,13 +47,10 @@ class SharedTrends:
     ----------
     effects, effects_err : ndarray, shape (frame, k)
         What changed from frame to frame, each of mean 0 and standard deviation 1, and 1-sigma errors.
-    scores : ndarray, shape (1 + most components,)
-        Mean square residual of left-out stars, in units of the errors, by number of components.
     """
 
     effects: np.ndarray
     effects_err: np.ndarray
-    scores: np.ndarray
 
     @property
     def n_components(self) -> int:
@@ -277,13 +274,13 @@ def shared_trends(flux: np.ndarray, flux_err: np.ndarray) -> SharedTrends:
     most = min(_MOST_COMPONENTS, len(stars) // 3, len(deviation) // 10)
     if most < 1:
         nothing = np.zeros((len(flux), 0))
-        return SharedTrends(nothing, nothing, np.array([_mean_square(deviation, error)]))
+        return SharedTrends(nothing, nothing)
     scores = _scores(deviation, error, most)
     chosen = 0
     for number in range(1, most + 1):
         if scores[number] < (1.0 - _WORTH) * scores[chosen]:
             chosen = number
-    return SharedTrends(*find_effects(deviation, error, chosen), scores)
+    return SharedTrends(*find_effects(deviation, error, chosen))
 
 
 def _mean_square(deviation: np.ndarray, error: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from opticam_dask.api import fits
+from opticam_dask.api import kept_fits
 from opticam_dask.api.differential_photometer import keep_in_store
 from opticam_dask.cli.exit_codes import DONE, RunError, one_line
 from opticam_dask.cli.results import asked_for, save_curves
@@ -45,7 +45,7 @@ def _command(
             raise RunError(one_line(error)) from error
         for line in describe(fit):
             tell(line)
-        for file in fits.save_fit(fit, options.out, prefix, tell):
+        for file in kept_fits.save_fit(fit, options.out, prefix, tell):
             tell(f"  {file.resolve()}")
         return DONE
 
