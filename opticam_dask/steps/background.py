@@ -10,6 +10,7 @@ import numpy as np
 
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.kernels.images.sky.disks import Disks
 from opticam_dask.kernels.robust import median
 from opticam_dask.steps.calibrate import DetectionImage, Image, load_for_detection, load_image
 from opticam_dask.steps.frame_steps import (
@@ -153,7 +154,7 @@ def measure_sky(result: FrameResult) -> None:
     }
 
 
-def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> subtraction.Disks:
+def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> Disks:
     """Disks around sources that are not sky: larger ones around brighter sources.
 
     Parameters
@@ -172,4 +173,4 @@ def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwh
         relative = flux[known] / (_FAINT * background_rms)
     # the wings of a Moffat star of beta 3 fall with the sixth power
     reach = np.fmin(np.fmax(relative, 1.0), _BRIGHT) ** (1.0 / 6.0)
-    return subtraction.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)
+    return Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)

@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
+from opticam_dask.kernels.images.sky.disks import newly_covered
 from opticam_dask.kernels.images.sky.uneven import unevenness
 from opticam_dask.kernels.robust import known_or, median
 from opticam_dask.kernels.sources import photometry
@@ -249,7 +250,7 @@ def _photometric_mesh(
     detected = np.column_stack([result["x"], result["y"]])
     before = source_disks(detected, result["flux"], background_rms=noise, fwhm=fwhm)
     after = source_disks(*hidden, background_rms=noise, fwhm=fwhm)
-    places = subtraction.newly_covered(after, before, steps.image_shape)
+    places = newly_covered(after, before, steps.image_shape)
     counted = None
     if not np.isnan(result["background_mean_mesh"]).all():  # reduced since the pixels are counted
         counted = subtraction.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])

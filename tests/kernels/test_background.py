@@ -14,6 +14,7 @@ from zoomed_meshes import mesh_windows
 
 from opticam_dask import DefaultBackground
 from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.kernels.images.sky.disks import Disks, newly_covered
 
 
 def _field(shape, seed=0, n_stars=30):
@@ -337,7 +338,7 @@ def test_count_sky__is_the_mean_over_pixels_counted_one_by_one():
     frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, (20, 26), 5.0)
     xy = np.array([[30.2, 40.7], [32.0, 44.0], [259.3, 0.0], [-4.0, 100.0], [130.0, 250.0]])
     radius = np.array([9.0, 12.3, 7.0, 6.5, 3.0])
-    found = subtraction.count_sky(frame, mesh, rms_mesh, subtraction.Disks(xy, radius))
+    found = subtraction.count_sky(frame, mesh, rms_mesh, Disks(xy, radius))
     rows, columns = np.indices(image.shape)
     counts = np.abs(frame.image) < 5.0 * background.zoom_mesh(rms_mesh, image.shape, (20, 26)) + 3.0
     for (x, y), reach in zip(xy, radius, strict=True):
@@ -362,7 +363,7 @@ def _poisson_sky(seed, shape=(320, 360), level=200.0, slope=0.0):
 def _corrected(image, box, xy, radius):
     mesh, rms_mesh = background.sky_mesh(image, box)
     frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, box, 5.0)
-    found = subtraction.count_sky(frame, mesh, rms_mesh, subtraction.Disks(xy, radius))
+    found = subtraction.count_sky(frame, mesh, rms_mesh, Disks(xy, radius))
     level = found.level(rms_mesh, (image.shape, box))
     return mesh, level - mesh, background.zoom_mesh(rms_mesh, image.shape, box)
 
@@ -406,10 +407,10 @@ def test_taken_out__leaves_a_sky_without_what_a_faint_star_adds():
         image[87:94, 97:104] += flux / 49.0
         mesh, rms_mesh = background.sky_mesh(image, (16, 16))
         frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, (16, 16), 5.0)
-        found = subtraction.count_sky(frame, mesh, rms_mesh, subtraction.Disks(np.empty((0, 2)), np.empty(0)))
+        found = subtraction.count_sky(frame, mesh, rms_mesh, Disks(np.empty((0, 2)), np.empty(0)))
         level = found.level(rms_mesh, grid)
-        hidden, nothing = subtraction.Disks(xy, np.array([6.0])), subtraction.Disks(np.empty((0, 2)), np.empty(0))
-        places = subtraction.newly_covered(hidden, nothing, image.shape)
+        hidden, nothing = Disks(xy, np.array([6.0])), Disks(np.empty((0, 2)), np.empty(0))
+        places = newly_covered(hidden, nothing, image.shape)
         electrons = image.ravel()[places]
         counted = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places)
         clean = subtraction.taken_out(found, level, places[counted], electrons[counted], grid)
@@ -426,13 +427,13 @@ def test_taken_out__equals_what_was_never_counted():
     mesh, rms_mesh = background.sky_mesh(image, (16, 16))
     frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, (16, 16), 5.0)
     grid = image.shape, (16, 16)
-    seen = subtraction.Disks(np.array([[100.0, 90.0]]), np.array([14.0]))
-    hidden = subtraction.Disks(np.array([[120.0, 95.0], [131.0, 199.0], [359.5, 10.0]]), np.array([9.0, 12.0, 8.0]))
-    both = subtraction.Disks(np.concatenate([seen.xy, hidden.xy]), np.concatenate([seen.radius, hidden.radius]))
+    seen = Disks(np.array([[100.0, 90.0]]), np.array([14.0]))
+    hidden = Disks(np.array([[120.0, 95.0], [131.0, 199.0], [359.5, 10.0]]), np.array([9.0, 12.0, 8.0]))
+    both = Disks(np.concatenate([seen.xy, hidden.xy]), np.concatenate([seen.radius, hidden.radius]))
     expected = subtraction.count_sky(frame, mesh, rms_mesh, both)
     found = subtraction.count_sky(frame, mesh, rms_mesh, seen)
     level = found.level(rms_mesh, grid)
-    places = subtraction.newly_covered(hidden, seen, image.shape)
+    places = newly_covered(hidden, seen, image.shape)
     electrons = image.ravel()[places]
     counted = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places)
     after = subtraction.taken_out(found, level, places[counted], electrons[counted], grid)

@@ -7,7 +7,8 @@ import pytest
 from compiled_kernels import needs_compiled
 
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.kernels.images.sky import background
+from opticam_dask.kernels.images.sky.disks import Disks, newly_covered
 from opticam_dask.kernels.sources import photometry
 
 pytestmark = needs_compiled
@@ -35,10 +36,8 @@ def test_matches__are_the_same_by_both_forms(both, seed):
 def test_pixels_of_disks__are_the_same_by_both_forms(both, seed):
     rng, xy = _positions(seed)
     xy[:1] = -1e5  # where a source is put that is not to be seen
-    disks, before = (
-        subtraction.Disks(some, rng.uniform(0.0, 1.0 + 3.0 * seed, len(some))) for some in (xy, xy[::3] + 1.0)
-    )
-    found, expected = both(subtraction.newly_covered, disks, before, (60, 80))
+    disks, before = (Disks(some, rng.uniform(0.0, 1.0 + 3.0 * seed, len(some))) for some in (xy, xy[::3] + 1.0))
+    found, expected = both(newly_covered, disks, before, (60, 80))
     np.testing.assert_array_equal(found, expected)
 
 

@@ -10,6 +10,7 @@ from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.counts import Counts
 from opticam_dask.kernels.images.sky import background, sky_level, subtraction
 from opticam_dask.kernels.images.sky.box_statistics import box_statistics
+from opticam_dask.kernels.images.sky.disks import Disks
 
 pytestmark = needs_compiled
 
@@ -92,7 +93,7 @@ def test_subtract_sky__is_the_same_in_both_forms(monkeypatch, dtype):
     assert len(found.flagged) > 100
     np.testing.assert_allclose(found.box_sums, expected.box_sums, rtol=1e-5, atol=0.2)
     np.testing.assert_allclose(found.sky_sums, expected.sky_sums, rtol=1e-6)
-    disks = subtraction.Disks(np.array([[30.0, 40.0], [36.0, 44.0], [129.0, 149.0]]), np.array([9.0, 7.5, 20.0]))
+    disks = Disks(np.array([[30.0, 40.0], [36.0, 44.0], [129.0, 149.0]]), np.array([9.0, 7.5, 20.0]))
 
     def counted():
         return subtraction.count_sky(found, mesh, rms_mesh, disks)

@@ -10,10 +10,11 @@ import pytest
 from zoomed_meshes import smooth_windows
 
 from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom, subtraction
+from opticam_dask.kernels.images.sky.disks import Disks
 
 BOX, SHAPE, LEVEL = (16, 16), (208, 240), 100.0
 ROWS, COLUMNS = np.indices(SHAPE)
-NOTHING = subtraction.Disks(np.empty((0, 2)), np.empty(0))
+NOTHING = Disks(np.empty((0, 2)), np.empty(0))
 
 
 def _level(image, box=BOX, disks=NOTHING, saturated=None):
@@ -158,5 +159,5 @@ def test_sky__in_moonlight_between_stars_that_cover_most_of_the_frame(angle):
     stars = np.zeros(shape)
     for x, y in xy:
         stars += 800.0 * np.exp(-0.5 * ((columns - x) ** 2 + (rows - y) ** 2) / 8.0**2)
-    level = _level(rng.poisson(sky + stars), box, subtraction.Disks(xy, np.full(len(xy), 28.0)))
+    level = _level(rng.poisson(sky + stars), box, Disks(xy, np.full(len(xy), 28.0)))
     assert np.abs(level - sky).max() < 10.0  # a quarter of the noise of a pixel; was 300

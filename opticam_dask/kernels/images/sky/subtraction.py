@@ -15,9 +15,10 @@ from scipy.ndimage import binary_dilation, spline_filter, spline_filter1d
 
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.counts import Counts
-from opticam_dask.kernels.images.segments import column_of, row_and_column
+from opticam_dask.kernels.images.segments import row_and_column
 from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom
 from opticam_dask.kernels.images.sky.background import spline_taps, strip_weights, zoom_matrix
+from opticam_dask.kernels.images.sky.disks import Disks, disk_spans, expanded, is_within
 from opticam_dask.kernels.robust import median
 
 #: Pixels further from the mesh than so many RMS are no sky;
@@ -36,22 +37,6 @@ _RIPPLE = 1.0
 
 #: Shape of a frame and of the boxes of its mesh, ``(ny, nx)`` each.
 Grid = tuple[tuple[int, int], tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Disks:
-    """Disks around sources, whose pixels are not sky.
-
-    Attributes
-    ----------
-    xy : ndarray, shape (n, 2)
-        Centres of the disks, pixels.
-    radius : ndarray, shape (n,)
-        Radii, in pixels.
-    """
-
-    xy: np.ndarray
-    radius: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -272,18 +257,18 @@ def count_sky(
     grid = frame.image.shape, frame.box_size
     areas, pixels = sky_level.box_areas(*grid), frame.image.ravel()
     deviant = frame.deviant if saturated is None else np.union1d(frame.deviant, np.flatnonzero(saturated))
-    start, stop = _disk_spans(disks, grid[0])
+    start, stop = disk_spans(disks, grid[0])
     taken, light = _taken(frame, start, stop, deviant)
     number, excess = areas - taken, frame.box_sums - light
     if sky_level.is_sparse(number, areas):
-        return _along_a_plane(frame, mesh, number, np.union1d(_expanded(start, stop), deviant))
+        return _along_a_plane(frame, mesh, number, np.union1d(expanded(start, stop), deviant))
     residual = np.where(number > 0, excess / np.maximum(number, 1), 0.0)
     sky = SkyPixels(number, _at_middles(frame.sky_sums / areas, grid) + residual)
     of_many = np.where(number > sky_level.LEAST_SHARE * areas.max(), np.abs(residual), 0.0)
     if max(_bend(mesh), of_many.max()) <= _RIPPLE * _typical(rms_mesh):
         return sky
     invalid = deviant[~np.isfinite(pixels[deviant])]
-    alone = deviant[~_is_within(deviant, start, stop)]
+    alone = deviant[~is_within(deviant, start, stop)]
     start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
     if saturated is not None:
         invalid = np.union1d(invalid, np.flatnonzero(saturated))
@@ -317,10 +302,10 @@ def _taken(
         stretches = (compiled.ready(values, dtype=np.int64) for values in (start, stop, places))
         compiled.native.take_pixels(frame.image, *stretches, taken, light, *frame.box_size)
         return taken, light
-    alone = places[~_is_within(places, start, stop)]
+    alone = places[~is_within(places, start, stop)]
     start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
     length, box, n_boxes = stop - start, _box_of(start, grid), frame.box_sums.size
-    values = frame.image.ravel()[_expanded(start, stop)].astype(float)
+    values = frame.image.ravel()[expanded(start, stop)].astype(float)
     values = np.where(np.isfinite(values), values, 0.0)
     sums = np.add.reduceat(values, np.cumsum(length) - length) if len(length) else np.empty(0)
     number = np.bincount(box, weights=length, minlength=n_boxes).astype(np.int64).reshape(mesh_shape)
@@ -354,7 +339,7 @@ def _recounted(
     is_disk = stop - start > 1
     with np.errstate(invalid="ignore"):
         is_sky = np.abs(above) < _sky_limit(_typical(rms_mesh))
-    is_sky &= ~_is_within(places, start[is_disk], stop[is_disk]) & ~np.isin(places, invalid)
+    is_sky &= ~is_within(places, start[is_disk], stop[is_disk]) & ~np.isin(places, invalid)
     number = np.bincount(box[is_sky], minlength=mesh.size).reshape(mesh.shape)
     excess = np.bincount(box[is_sky], weights=above[is_sky], minlength=mesh.size).reshape(mesh.shape)
     mean = course + excess / np.maximum(number, 1)
@@ -363,7 +348,7 @@ def _recounted(
 
 def uncounted(level: np.ndarray, disks: Disks, grid: Grid) -> SkyPixels:
     """Sky pixels of a frame of which only the level of the sky is known: all that are not in ``disks``."""
-    start, stop = _cut_at_boxes(*_disk_spans(disks, grid[0]), grid[0][1], grid[1][1])
+    start, stop = _cut_at_boxes(*disk_spans(disks, grid[0]), grid[0][1], grid[1][1])
     taken = np.bincount(_box_of(start, grid), weights=stop - start, minlength=level.size)
     number = sky_level.box_areas(*grid) - taken.astype(np.int64).reshape(level.shape)
     return SkyPixels(number, smooth_zoom.box_means(level, grid[1]))
@@ -392,12 +377,6 @@ def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: 
     excess = sky.number * (sky.mean - middle)
     excess -= np.bincount(box, weights=above, minlength=level.size).reshape(level.shape)
     return SkyPixels(number, middle + excess / np.maximum(number, 1))
-
-
-def newly_covered(disks: Disks, before: Disks, shape: tuple[int, int]) -> np.ndarray:
-    """Pixels of disks that no earlier disk covered, as places in the flattened frame."""
-    places = _expanded(*_disk_spans(disks, shape))
-    return places[~_is_within(places, *_disk_spans(before, shape))]
 
 
 def was_sky(
@@ -452,15 +431,6 @@ def _rippled(mesh: np.ndarray, rms_mesh: np.ndarray, course: np.ndarray) -> np.n
     return wide
 
 
-def _is_within(places: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Whether places are in one of the stretches, which are ascending and apart from each other."""
-    if not len(start):
-        return np.zeros(len(places), dtype=bool)
-    index = np.searchsorted(start, places, side="right") - 1
-    within: np.ndarray = (index >= 0) & (places < stop[index])
-    return within
-
-
 def _box_of(places: np.ndarray, grid: Grid) -> np.ndarray:
     """Number of the box that each place of the flattened frame lies in."""
     (_, nx), (box_y, box_x) = grid
@@ -478,40 +448,3 @@ def _cut_at_boxes(start: np.ndarray, stop: np.ndarray, nx: int, box_x: int) -> t
     edge = (first // box_x)[of] + np.arange(len(of)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
     begin = (row * nx)[of]
     return begin + np.maximum(first[of], edge * box_x), begin + np.minimum(last[of] + 1, (edge + 1) * box_x)
-
-
-def _disk_spans(disks: Disks, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches of rows, in the flattened frame and apart from each other, that make up all disks.
-
-    A pixel belongs to a disk when its centre does.
-    """
-    (ny, nx), xy, radius = shape, disks.xy, disks.radius
-    if compiled.native is not None:
-        given = (compiled.ready(values, dtype=float) for values in (xy, radius))
-        stretches = np.frombuffer(compiled.native.disk_stretches(*given, ny, nx), dtype=np.int64)
-        start, stop = stretches.reshape(-1, 2).T.copy()
-        return start, stop
-    reach = np.floor(radius).astype(int) + 1
-    n_rows = 2 * reach + 1
-    source = np.repeat(np.arange(len(xy)), n_rows)
-    step = np.arange(n_rows.sum()) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows) - reach[source]
-    y = np.rint(xy[source, 1]).astype(int) + step
-    half_squared = radius[source] ** 2 - (y - xy[source, 1]) ** 2
-    half = np.sqrt(np.maximum(half_squared, 0.0))
-    left = np.maximum(np.ceil(xy[source, 0] - half).astype(int), 0)
-    right = np.minimum(np.floor(xy[source, 0] + half).astype(int) + 1, nx)
-    inside = (half_squared >= 0) & (y >= 0) & (y < ny) & (left < right)
-    start, stop = (y * nx + left)[inside], (y * nx + right)[inside]
-    order = np.argsort(start, kind="stable")
-    start, furthest = start[order], np.maximum.accumulate(stop[order])
-    # a stretch that begins before the end of all earlier ones goes on with them, but not from one row into the next
-    is_new = np.ones(len(start), dtype=bool)
-    is_new[1:] = (start[1:] > furthest[:-1]) | ((start[1:] == furthest[:-1]) & (column_of(start[1:], nx) == 0))
-    is_last = np.append(is_new[1:], True)[: len(start)]
-    return start[is_new], furthest[is_last]
-
-
-def _expanded(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """All whole numbers of half-open stretches that do not overlap, ascending."""
-    length = stop - start
-    return np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
