@@ -233,8 +233,7 @@ class Pool:
     def close(self) -> None:
         """End all processes, whatever they do."""
         for program in self._programs:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(program.pid, signal.SIGKILL)
+            _kill(program.pid)
             program.wait()
         for channel in self._channels:
             channel.close()
@@ -245,6 +244,15 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _kill(pid: int) -> None:
+    """End a program and its children; one that was forked a moment ago leads no group yet, and has no children."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _program(numbers: Sequence[int]) -> subprocess.Popen[bytes]:

@@ -19,6 +19,8 @@ from opticam_dask.text import shown
 RADIUS = 3.0
 #: So many sources are listed when none is meant.
 _LISTED = 3
+#: Numbers of several sources in one word, as people write lists.
+_NUMBERS = re.compile(r"\d+(, ?\d+)+,?|\d+,")
 _SEXAGESIMAL = re.compile(r"[+-]?[\d:.]+")
 
 #: A number of the catalogue, a name, ``(RA, Dec)`` in degrees or as text, or an astropy ``SkyCoord``.
@@ -66,10 +68,16 @@ def source_numbers(out_directory: str | Path, key: str, given: Any, radius: floa
     """Numbers of one or several targets in the catalogue of a camera, as :func:`source_number` finds them.
 
     ``(RA, Dec)`` is one target only as a pair of floats or a place of astropy's; in a sequence a place may be text.
+    Whole numbers with commas, as ``1,2,9``, are so many sources.
     """
     is_pair = isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, float) for one in given)
     is_one = isinstance(given, (int, np.integer, str)) or hasattr(given, "icrs") or is_pair
-    return [source_number(out_directory, key, one, radius) for one in ([given] if is_one else given)]
+    found: list[int] = []
+    for one in [given] if is_one else given:
+        is_list = isinstance(one, str) and _NUMBERS.fullmatch(one.strip())
+        numbers = one.replace(",", " ").split() if is_list else [one]
+        found += [source_number(out_directory, key, number, radius) for number in numbers]
+    return found
 
 
 def numbers_in(known: Mapping[str, Any], key: str, given: Any) -> list[int]:

@@ -298,3 +298,12 @@ def test_pool__a_process_with_threads_never_forks_itself(monkeypatch):
     finally:
         waits.set()
         thread.join()
+
+
+def test_close__ends_a_process_that_leads_no_group_yet():
+    # an error right after the start, as of a directory that is missing: the child has not come to setsid
+    opened = pool.Pool(1, frame_timeout=0, memory_limit=400_000_000)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2.0)"])
+    opened._programs.append(child)
+    opened.close()
+    assert child.returncode == -signal.SIGKILL

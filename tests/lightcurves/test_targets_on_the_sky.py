@@ -14,7 +14,7 @@ from small_nights import FIELD, KEY, SmallNight, add_star, read_out, reduce_fram
 import opticam_dask as opticam
 from opticam_dask.cli.parser import main
 from opticam_dask.frames import sky_coordinates
-from opticam_dask.lightcurves.targets import source_number
+from opticam_dask.lightcurves.targets import source_number, source_numbers
 from opticam_dask.store.store import Store
 
 CENTRE, SCALE = (52.5, 20.0), 0.8
@@ -67,6 +67,10 @@ def places(night: SmallNight) -> tuple[np.ndarray, np.ndarray]:
 def test_without_coordinates_a_place_is_refused_with_the_way_out(night: SmallNight) -> None:
     with pytest.raises(ValueError, match="opticam-dask sky"):
         source_number(night.out, KEY, CENTRE)
+
+
+def test_numbers_with_commas_are_sources(night: SmallNight) -> None:
+    assert source_numbers(night.out, KEY, ["1,3", 2, "5, 4"]) == [1, 3, 2, 5, 4]
 
 
 def test_sources_are_found_on_the_sky(night: SmallNight, capsys: pytest.CaptureFixture[str]) -> None:
