@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-#: A value in a message is cut at so many characters.
+#: A value in a message is cut at this many characters.
 _LONGEST_VALUE = 80
 #: Rows that a table of a summary shows at most.
 MOST_ROWS = 50

@@ -47,7 +47,7 @@ _LOOK = 1.0
 #: Seconds between two drawings of the live light curve.
 _DRAW = 5.0
 
-#: Sources of two catalogues are the same within so many pixels.
+#: Sources of two catalogues are the same within this many pixels.
 _SAME_SOURCE = 2.0
 
 

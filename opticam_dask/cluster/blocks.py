@@ -159,7 +159,7 @@ class FrameFiles:
 #: ``function(images, table, *shared) -> list``: what is found out about each frame of a chunk.
 ChunkFunction = Callable[..., list[Any]]
 
-#: Results of so many chunks are put together by one task.
+#: Results of this many chunks are put together by one task.
 _FAN_IN = 8
 
 

@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 
 from opticam_dask.kernels import compiled
 
-#: The distances of so many pairs are all looked at: that is faster than to build a tree.
+#: The distances of this many pairs are all looked at: that is faster than to build a tree.
 _FEW_PAIRS = 2**12
 #: The same in C.
 _MANY_PAIRS = 2**17

@@ -5,6 +5,9 @@ import math
 #: Seconds of a day.
 SECONDS_PER_DAY = 86400.0
 
+#: Hours of a day.
+HOURS_PER_DAY = 24.0
+
 #: Days of a Julian year.
 DAYS_PER_YEAR = 365.25
 

@@ -10,7 +10,7 @@ from opticam_dask import schema
 from opticam_dask.lightcurves.reading.columns import CurveArrays, NamedArray
 from opticam_dask.store.camera import Camera
 
-#: Below so many errors a flux is no detection, and its upper limit lies so many errors above it.
+#: Below this many errors a flux is no detection, and its upper limit lies this many errors above it.
 _SIGMAS = 3.0
 
 

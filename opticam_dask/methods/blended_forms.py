@@ -25,12 +25,12 @@ _DISTURBED = 0.5
 #: What is left of that after the neighbours are taken off.
 _LEFT = 0.04
 
-#: Stars within so many FWHM of one are fitted together with it.
+#: Stars within this many FWHM of one are fitted together with it.
 _REACH = 3.0
 #: Rounds after which form and fits have settled.
 _ROUNDS = 2
 
-#: Stars nearer than so many sigma to an edge of the frame do not count.
+#: Stars nearer than this many sigma to an edge of the frame do not count.
 _MARGIN = 4.0
 
 

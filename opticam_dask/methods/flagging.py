@@ -13,7 +13,7 @@ from opticam_dask.methods.measuring import Stars
 #: A neighbour disturbs when its light in the aperture is more than this part of the source's.
 _BLENDED = 0.01
 
-#: A frame shows less of a star than its catalogue by so many errors, or it does not show it.
+#: A frame shows less of a star than its catalogue by this many errors, or it does not show it.
 _SURE = 3.0
 
 #: Pixels that are bad all night and would hold less than this part of the light of a star are made good by its profile.

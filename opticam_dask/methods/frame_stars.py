@@ -21,12 +21,12 @@ SHARP = 0.3
 _STANDARDS = 12
 #: More than this part of their pixels have data,
 _WHOLE = 0.95
-#: and they have no other star within so many sigma.
+#: and they have no other star within this many sigma.
 _ALONE = 6.0
 
-#: Of so many of the brightest, those that are whole: the very brightest are often saturated.
+#: Of this many of the brightest, those that are whole: the very brightest are often saturated.
 _CANDIDATES = 48
-#: and at first so many of these are looked at.
+#: and at first this many of these are looked at.
 _FIRST_LOOK = 16
 
 

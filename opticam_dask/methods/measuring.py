@@ -17,20 +17,20 @@ from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
 from opticam_dask.methods.places import BELIEVED, NEIGHBOUR_REACH, REALLY_MOVED, Places, neighbour_light
 
-#: A neighbour that is not measured may be so many times as bright as in the catalogue (which has the light in its
+#: A neighbour that is not measured may be this many times as bright as in the catalogue (which has the light in its
 #: segment), and 5 errors.
 _BRIGHTER = 2.0
 
 #: Stray pixels are left out unless they hold more than this part of the star.
 _MOST = 0.5
 
-#: The noise of the sky in one place is at most so many times what its level lets expect.
+#: The noise of the sky in one place is at most this many times what its level lets expect.
 _NOISIEST = 1.5
 
 #: What a star sheds into its annulus is known to this part.
 _ANNULUS_ERROR = 0.2
 
-#: Pixels nearer than so many sigma to a neighbour do not count for a local sky.
+#: Pixels nearer than this many sigma to a neighbour do not count for a local sky.
 _NEIGHBOUR_SKY = 5.0
 
 

@@ -35,12 +35,12 @@ __all__ = [
 
 RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 
-#: Optimal weights reach so many sigma of the stars.
+#: Optimal weights reach this many sigma of the stars.
 OPTIMAL_REACH = 4.5
 #: Pixels with more than this part of the light of the star's brightest pixel count for flags.
 _COUNTS = 0.05
 
-#: Stars are held against their profile to so many sigma at least.
+#: Stars are held against their profile to this many sigma at least.
 _JUDGED = 4.0
 
 #: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so

@@ -26,21 +26,21 @@ from opticam_dask.kernels.sources.profiles.profile import (
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 
-#: A centroid is believed up to so many errors (its own and the transform's) from where the transform puts the star,
+#: A centroid is believed up to this many errors (its own and the transform's) from where the transform puts the star,
 BELIEVED = 5.0
-#: and so many pixels beyond: what distortion and refraction may move it by.
+#: and this many pixels beyond: what distortion and refraction may move it by.
 REALLY_MOVED = 0.1
 
-#: Windows for centroids reach so many sigma.
+#: Windows for centroids reach this many sigma.
 _CENTROID_REACH = 4.0
 
-#: A neighbour that would drag a centroid by more than so many pixels is fitted together with the star.
+#: A neighbour that would drag a centroid by more than this many pixels is fitted together with the star.
 _DRAG = 0.02
 
 #: A source that is not measured matters where its light in a pixel is more than this part of the noise.
 _MATTERS = 0.3
 
-#: Groups are fitted to so many sigma from each of their stars.
+#: Groups are fitted to this many sigma from each of their stars.
 _GROUP_REACH = 4.5
 
 #: Iterations of the joint fit of places.

@@ -20,7 +20,7 @@ from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView, Measurement
 from opticam_dask.methods.photometers import OPTIMAL_REACH, OptimalPhotometer
 
-#: Pixels that stand out of the fit of a group are left out in so many rounds at most.
+#: Pixels that stand out of the fit of a group are left out in this many rounds at most.
 _CLIPS = 5
 
 

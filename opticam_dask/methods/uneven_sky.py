@@ -12,12 +12,12 @@ from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 
-#: Windows reach so many FWHM from their star: further out the sky may be another one.
+#: Windows reach this many FWHM from their star: further out the sky may be another one.
 _REACH = 3.0
-#: They have so many pixels to each side at least.
+#: They have this many pixels to each side at least.
 _LEAST_HALF = 8
 
-#: Stars so many times wider tell how their light depends on their width.
+#: Stars this many times wider tell how their light depends on their width.
 _WIDER = 1.05
 
 #: Windows of more stars are not fitted at once, which bounds the memory.

@@ -13,9 +13,9 @@ from opticam_dask.kernels import graphs
 from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.store.store import Store
 
-#: Sources of two cameras are one when they are within so many typical FWHM of the other camera,
+#: Sources of two cameras are one when they are within this many typical FWHM of the other camera,
 _TOLERANCE = 0.75
-#: or within so many pixels, where that is more.
+#: or within this many pixels, where that is more.
 _LEAST_TOLERANCE = 2.0
 
 #: Pairs from which the six parameters are fitted, at least.

@@ -25,7 +25,7 @@ from opticam_dask.steps.frame_steps import FrameSteps
 
 #: Stars wider (FWHM) than this part of a box of the sky mesh fill it.
 LARGEST_IN_BOX = 0.5
-#: Boxes should be so many FWHM wide.
+#: Boxes should be this many FWHM wide.
 _BOX_OF_STARS = 3.0
 
 #: Two sources whose centroids are nearer than this part of the FWHM are one centroid found twice.

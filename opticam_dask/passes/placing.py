@@ -25,7 +25,7 @@ from opticam_dask.store.store import Store
 
 #: A placed source is one that was found when they are nearer than this part of the FWHM,
 _SAME_SOURCE = 0.75
-#: or than so many pixels, where that is more.
+#: or than this many pixels, where that is more.
 _LEAST_APART = 2.0
 
 #: Two placed sources are one when they are nearer than this, in pixels.

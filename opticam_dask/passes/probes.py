@@ -13,7 +13,7 @@ from opticam_dask.steps.align import alignment_sources, may_be_stars, minor_fwhm
 from opticam_dask.steps.detect import detect_frame
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps, entry_of
 
-#: A level at which pixels pile up counts when so many frames have it.
+#: A level at which pixels pile up counts when this many frames have it.
 _PILED_FRAMES = 2
 #: Pixels this many times as high as the saturation show that it is none.
 _FAR_BEYOND = 1.5

@@ -17,7 +17,7 @@ from opticam_dask.kernels.units import ARCSECONDS_PER_DEGREE
 
 #: The pointing is trusted to this, degrees.
 REACH = 10.0 / 60.0
-#: The tangent point is moved to the middle of the frame in so many rounds; each leaves a millionth of the way.
+#: The tangent point is moved to the middle of the frame in this many rounds; each leaves a millionth of the way.
 _ROUNDS = 4
 
 

@@ -24,30 +24,30 @@ _N_STARS = 25
 #: Wings of neighbours are taken off up to this many sigma.
 _WING_REACH = 25.0
 
-#: Light of neighbours in the core of a source is looked for up to so many sigma beyond it.
+#: Light of neighbours in the core of a source is looked for up to this many sigma beyond it.
 _SHARES_LIGHT = 8.0
 #: Rounds in which the light of a source and that of its neighbours are told apart.
 _FLUX_STEPS = 8
 
-#: A detection is a source of the catalogue within so many sigma.
+#: A detection is a source of the catalogue within this many sigma.
 _SAME_SOURCE = 2.0
 
 #: Part of the light of a neighbour that is left when it was taken off by a known profile.
 _LEFT_OF_NEIGHBOUR = 0.05
 #: Pixels do not count where what is left of a neighbour is more than this part of the noise:
 _MATTERS = 0.3
-#: so many sigma around the neighbour at least,
+#: this many sigma around the neighbour at least,
 _LEAST_MASK = 2.5
-#: and so many at most.
+#: and this many at most.
 _MOST_MASK = 9.0
 
-#: Stars nearer than so many sigma to an edge of the frame are not measured.
+#: Stars nearer than this many sigma to an edge of the frame are not measured.
 _LEAST_MARGIN = 4.5
 
 #: The light of a neighbour disturbs the profile of a star, or its sky, from fewer sigma away than this.
 _DISTURBS = ring_sums.REACH + ring_sums.SKY_REACH
 
-#: A star is fit to be measured when its light is so many times the noise within one FWHM.
+#: A star is fit to be measured when its light is this many times the noise within one FWHM.
 _LEAST_RATIO = 30.0
 
 

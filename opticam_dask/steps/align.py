@@ -24,17 +24,17 @@ _FEWEST_STARS = 3
 
 #: A lone source narrower (along its short axis) than this part of the stars of the reference frame is a cosmic ray.
 _NARROWER = 0.6
-#: A lone source wider than so many times the stars of the reference frame is a trail.
+#: A lone source wider than this many times the stars of the reference frame is a trail.
 _WIDER = 3.0
 
 #: Two stars whose ratio of fluxes is turned over, and by more than this factor, have swapped their brightness.
 _SWAPPED = 1.2
 
-#: Where there are so few stars, two that are nearer than so many FWHM may be one in another frame.
+#: Where there are so few stars, two that are nearer than this many FWHM may be one in another frame.
 _FEW_STARS = 6
 _MAY_BE_ONE = 2.0
 
-#: A transform that rests on so many unsaturated stars needs no saturated ones, whose centres are less certain.
+#: A transform that rests on this many unsaturated stars needs no saturated ones, whose centres are less certain.
 _ENOUGH_STARS = 6
 
 

@@ -18,7 +18,7 @@ from opticam_dask.methods.finders import DefaultFinder
 from opticam_dask.steps.background import subtract_sky
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps, error_text, no_deprecation_warnings
 
-#: The seeing of a frame is measured on so many of its sources, the brightest without neighbours first.
+#: The seeing of a frame is measured on this many of its sources, the brightest without neighbours first.
 _SEEING_SOURCES = 30
 
 

@@ -32,7 +32,7 @@ from opticam_dask.steps.read import EXTREMES, read_stored
 #: Detections whose surroundings are kept, the brightest: more than the profile needs, as some are saturated.
 _N_KEPT = 50
 
-#: Beyond the pixels that a star is measured in, so many sigma are kept, to part it from its neighbours.
+#: Beyond the pixels that a star is measured in, this many sigma are kept, to part it from its neighbours.
 _BEYOND = 12.0
 
 #: Where what is kept is this part of the frame or more, the frame is.

@@ -29,7 +29,7 @@ from opticam_dask.steps.pixels import ImagePixels, RawPixels, read_pixels
 #: A neighbour nearer than this part of the FWHM to a source that the observer placed is that source.
 _SAME_SOURCE = 0.5
 
-#: The trail of a moving source on the stack is so many FWHM wide to either side.
+#: The trail of a moving source on the stack is this many FWHM wide to either side.
 _TRAIL = 1.5
 
 #: Where a source is put that is not to be seen: far from any frame.

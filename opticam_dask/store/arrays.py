@@ -26,7 +26,7 @@ from opticam_dask.store.errors import NoSuchArray
 if TYPE_CHECKING:
     import zarr
 
-#: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
+#: Arrays that only the planner writes and tasks only read have chunks of about this many frames.
 _PLANNED_FRAMES = 4096
 _PLANNED = {
     "frames": {entry.name for entry in schema.MANIFEST},

@@ -33,7 +33,7 @@ from opticam_dask.store.metadata import (
 )
 from opticam_dask.store.scratch import remove_scratch
 
-#: Flags are looked through in slabs of about so many, to bound the memory.
+#: Flags are looked through in slabs of about this many, to bound the memory.
 _FLAGS_AT_ONCE = 1 << 22
 
 

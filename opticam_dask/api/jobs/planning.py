@@ -26,7 +26,7 @@ from opticam_dask.store.camera import Part
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.store import Store
 
-#: Without another wish a job has at least so many blocks for each of its workers: a block takes about a second, the
+#: Without another wish a job has at least this many blocks for each of its workers: a block takes about a second, the
 #: start of a job four.
 _LEAST_BLOCKS = 64
 

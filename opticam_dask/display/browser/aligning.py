@@ -20,7 +20,7 @@ from opticam_dask.lightcurves.curation import marking
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.ownership import OwnedError
 
-#: A cut-out that is wide enough for a centroid reaches so many FWHM from the click.
+#: A cut-out that is wide enough for a centroid reaches this many FWHM from the click.
 _REACH = 3.0
 
 

@@ -50,7 +50,7 @@ _UNITS_OF_RADII = {
     "frame_fwhm": "FWHM of each frame",
 }
 
-#: Fluxes of all sources and radii are kept when they are no more than so many numbers; else those of target and
+#: Fluxes of all sources and radii are kept when they are no more than this many numbers; else those of target and
 #: comparisons, and if these are too many as well those of one radius.
 _MOST_CELLS = 8_000_000
 

@@ -14,9 +14,9 @@ from opticam_dask.display.browser.frame_picture import Ellipse, FramePicture
 
 #: Side of an image, pixels of the screen: with its axes it fits into the window of a phone.
 SIDE = 315
-#: Cut-outs reach so many radii of the largest aperture,
+#: Cut-outs reach this many radii of the largest aperture,
 _CUTOUT_REACH = 2.5
-#: and at least so many pixels.
+#: and at least this many pixels.
 _CUTOUT_LEAST = 12
 
 

@@ -16,13 +16,13 @@ from opticam_dask.display.browser.frame_picture import FramePicture
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.sources.profiles import growth
 
-#: A star is under the pointer when it is within so many FWHM,
+#: A star is under the pointer when it is within this many FWHM,
 _REACH = 2.0
-#: or so many pixels.
+#: or this many pixels.
 _LEAST_REACH = 5.0
-#: Growth curves reach to so many FWHM,
+#: Growth curves reach to this many FWHM,
 _GROWTH_REACH = 5.0
-#: in so many steps.
+#: in this many steps.
 _GROWTH_STEPS = 25
 
 #: The place of the pointer is told at most so often, and once more when it rests.

@@ -32,11 +32,11 @@ from opticam_dask.store.store import Store
 if TYPE_CHECKING:
     import xarray as xr
 
-#: Growth curves reach so many FWHM.
+#: Growth curves reach this many FWHM.
 _GROWTH_REACH = 4.0
 #: Step of the radii of growth curves at most, pixels.
 _GROWTH_STEP = 0.5
-#: Stamps of profiles reach so many FWHM to each side.
+#: Stamps of profiles reach this many FWHM to each side.
 _STAMP_REACH = 2.5
 
 

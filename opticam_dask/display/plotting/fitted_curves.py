@@ -10,12 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opticam_dask.display.plotting.style import MANY_POINTS, colour_of, grid, new_figure, require_panels
+from opticam_dask.kernels.units import HOURS_PER_DAY
 
 #: Means that are drawn over the points of a panel.
 _MEANS = 25
-
-#: Times are drawn in hours, of which a day has so many.
-_HOURS = 24.0
 
 
 def plot_fit(fit: xr.Dataset) -> Figure:
@@ -53,7 +51,7 @@ def _draw(above: Axes, below: Axes, fit: xr.Dataset, colour: str) -> None:
     time, used = fit["bjd"].to_numpy(), fit["is_fitted"].to_numpy()
     flux, error, model = (fit[name].to_numpy() for name in ("relative_flux", "relative_flux_err", "model"))
     middle = np.floor(float(np.median(time)) * 10.0) / 10.0
-    hours = _HOURS * (time - middle)
+    hours = HOURS_PER_DAY * (time - middle)
     is_rastered = len(time) > MANY_POINTS
     style: dict[str, Any] = {"fmt": "o", "ms": 3.0, "lw": 0.6, "color": colour, "rasterized": is_rastered}
     above.errorbar(hours[used], flux[used], error[used], alpha=0.55, **style)

@@ -23,7 +23,7 @@ _LEAST_CIRCLE = 0.008
 #: Assumed when no source has a FWHM, in pixels.
 _USUAL_FWHM = 4.0
 _MOST_COLUMNS = 3
-#: Black is at least so many times the noise above the sky, so that noise alone stays light.
+#: Black is at least this many times the noise above the sky, so that noise alone stays light.
 _LEAST_RANGE = 30.0
 
 

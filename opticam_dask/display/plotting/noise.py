@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOST_COLUMNS = 3
 #: A source scatters well above what is expected when it does so by more than this factor.
 _WELL_ABOVE = 1.5
-#: At most so many of these have their number beside them: more would lie over each other.
+#: At most this many of these have their number beside them: more would lie over each other.
 _MOST_NUMBERS = 15
 
 _COMPONENTS = {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": SECONDS_PER_DAY}
 #: Longest span in seconds that is shown in each unit; days above.
 _LONGEST = (("s", 300.0), ("min", 3 * 3600.0), ("h", 2 * SECONDS_PER_DAY))
-#: A gap of so many days parts two columns, when there is more gap than data.
+#: A gap of this many days parts two columns, when there is more gap than data.
 _LONG_GAP = 0.25
 _MOST_COLUMNS = 6
 

@@ -35,7 +35,7 @@ from opticam_dask.store.store import Store
 
 #: Points of one quantity of one key, over all nights.
 _CONDITION_POINTS = 3000
-#: A night has at least so many, however many nights there are.
+#: A night has at least this many, however many nights there are.
 _LEAST_POINTS = 20
 #: Frames that are listed one by one.
 _LISTED = 500

@@ -9,7 +9,7 @@ from PIL import Image
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
-#: A chart has at most so many pixels along its longer side; larger images are averaged.
+#: A chart has at most this many pixels along its longer side; larger images are averaged.
 LONGEST_SIDE = 1000
 
 #: Pixels below the sky by this many times its scatter are white.

@@ -12,7 +12,7 @@ from opticam_dask.display.report.records import FittedSeries, FittedShape, Folde
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 from opticam_dask.kernels.series import folding, lightcurve
-from opticam_dask.kernels.units import SECONDS_PER_DAY
+from opticam_dask.kernels.units import HOURS_PER_DAY, SECONDS_PER_DAY
 from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.fitting import outcome
 
@@ -30,8 +30,6 @@ _MOST_FREQUENCIES = 200_000
 _PART_OF_PERIOD = 0.25
 #: Light curves with more points than this are not searched for periods: the page is to be made in seconds.
 _MOST_POINTS = 400_000
-#: Times are drawn in hours, of which a day has so many.
-_HOURS = 24.0
 
 
 # ---------------------------------------------------------------- periods
@@ -163,6 +161,6 @@ def _fitted_series(fit: xr.Dataset) -> list[FittedSeries]:
         time = one["bjd"].to_numpy()
         zero = float(np.floor(10.0 * np.median(time)) / 10.0)
         flux, error, model = (one[name].to_numpy() for name in ("relative_flux", "relative_flux_err", "model"))
-        hours, used = _HOURS * (time - zero), one["is_fitted"].to_numpy().astype(bool)
+        hours, used = HOURS_PER_DAY * (time - zero), one["is_fitted"].to_numpy().astype(bool)
         found.append(FittedSeries(key, night, zero, hours, flux, error, model, used))
     return found

@@ -29,7 +29,7 @@ _OVERLAP_SECONDS = 1.0
 _MJD_1970 = 40587.0
 #: MJD of 1976-01-01: no CCD was at a telescope before.
 _FIRST_CCD = 42778.0
-#: A clock that passes midnight goes on within so many days; and so do the frames beside it.
+#: A clock that passes midnight goes on within this many days; and so do the frames beside it.
 _GOES_ON = 1.0 / 24.0
 #: Names are in the order of time as long as fewer steps than this share go back.
 _MOST_BACK = 0.1

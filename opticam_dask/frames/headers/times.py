@@ -36,7 +36,7 @@ _SAME_SHARE = 0.1
 _READ_OUT = 60.0
 #: and this share of the exposure time.
 _READ_OUT_SHARE = 0.5
-#: Scales differ by at most so many seconds; a second time may be on another one than the first.
+#: Scales differ by at most this many seconds; a second time may be on another one than the first.
 _BETWEEN_SCALES = 70.0
 
 

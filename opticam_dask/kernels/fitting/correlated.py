@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-#: Correlated noise of longer series is told of groups of neighbours, so many at most: matrices are of this size.
+#: Correlated noise of longer series is told of groups of neighbours, this many at most: matrices are of this size.
 _MOST_GROUPS = 300
 #: With fewer points beyond the parameters than this, nothing is known of the correlation.
 _LEAST_FREEDOM = 10

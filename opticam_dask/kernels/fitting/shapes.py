@@ -10,7 +10,7 @@ import numpy as np
 
 from opticam_dask.kernels.units import SECONDS_PER_DAY
 
-#: A change of brightness is averaged over the exposure at so many times.
+#: A change of brightness is averaged over the exposure at this many times.
 _SAMPLES_OF_EXPOSURE = 5
 
 #: Exposures shorter than this need no averaging: nothing in a transit changes in ten seconds.

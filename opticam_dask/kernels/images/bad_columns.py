@@ -18,7 +18,7 @@ from opticam_dask.kernels.robust import MAD_TO_SIGMA
 _PIECE = 16
 #: Columns on either side that a column is held against: up to three bad ones may lie side by side.
 _BESIDE = 7
-#: A column stands out by so many standard deviations of the differences of all columns.
+#: A column stands out by this many standard deviations of the differences of all columns.
 _STANDS_OUT = 6.0
 #: Pixels without data, one beside the other, that are bridged to find the centres of stars.
 _WIDEST_GAP = 3

@@ -12,8 +12,8 @@ import numpy as np
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.counts import Counts, Replaced
 
-#: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), with the usual limits: a cosmic ray is so many sigma, its neighbours
-#: are this part of that, and it stands out of the light of stars by so much.
+#: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), with the usual limits: a cosmic ray is this many sigma, its neighbours
+#: are this part of that, and it stands out of the light of stars by this much.
 _LIMITS = (4.5, 0.3, 5.0)
 
 #: Rounds of searching and cleaning.

@@ -15,17 +15,17 @@ from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 #: Boxes along each axis in which a map is compared with a frame, each with a sky gradient of its own,
 _MOST_BOXES = 8
-#: but none smaller than so many pixels.
+#: but none smaller than this many pixels.
 _SMALLEST_BOX = 24
 #: Pixels of a frame that are compared, at most: rows are left out evenly in a larger one.
 _MOST_PIXELS = 1 << 18
-#: What differs from sky and fringes by so many sigma is a star,
+#: What differs from sky and fringes by this many sigma is a star,
 _CLIP_SIGMA = 3.0
-#: in so many rounds.
+#: in this many rounds.
 _ROUNDS = 4
 #: A box of which less than this share is known and sky tells nothing.
 _LEAST_KNOWN = 0.25
-#: Pixels of a map so many sigma of its waves from their mean are stars or hits: a wave has no such crests.
+#: Pixels of a map this many sigma of its waves from their mean are stars or hits: a wave has no such crests.
 _NO_WAVE_SIGMA = 6.0
 
 

@@ -14,25 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-#: Rings around a star reach so many times as far as the part of it that is not looked at,
+#: Rings around a star reach this many times as far as the part of it that is not looked at,
 _REACH = 6
 #: and twice as far again until the light in this part of their radius is that at their end,
 _INNER, _OUTER = 0.6, 0.9
 #: to this part of the noise of a pixel.
 _NOTHING_LEFT = 0.5
 
-#: What a mesh of the sky makes of a halo reaches so many times as far as the halo.
+#: What a mesh of the sky makes of a halo reaches this many times as far as the halo.
 _BEYOND = 1.5
 
-#: Rings have so many pixels in them, or nobody knows their median.
+#: Rings have this many pixels in them, or nobody knows their median.
 _LEAST_PIXELS = 20
 
-#: Rings are made so many times, each time about a better centre:
+#: Rings are made this many times, each time about a better centre:
 _STEPS = 3
-#: pixels that differ from their rings by so many times the median do not count for it.
+#: pixels that differ from their rings by this many times the median do not count for it.
 _CLIP = 6.0
 
-#: What is left is smoothed by a median over so many cells of half a FWHM to a side: a star covers a quarter of them.
+#: What is left is smoothed by a median over this many cells of half a FWHM to a side: a star covers a quarter of them.
 _CELLS = 7
 
 #: Mean absolute deviation of a normal distribution to its sigma.

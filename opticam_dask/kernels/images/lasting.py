@@ -20,12 +20,12 @@ from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
 #: Frames of a night that are searched, evenly spaced.
 N_FRAMES = 32
-#: A pixel must stand out in so many: fewer may be cosmic rays and noise.
+#: A pixel must stand out in this many: fewer may be cosmic rays and noise.
 FEWEST_FRAMES = 6
 
-#: A bad pixel stands out by so many times the noise of the sky.
+#: A bad pixel stands out by this many times the noise of the sky.
 _STANDS_OUT = 4.0
-#: A bad pixel stands out by so many errors of its light and of that around it: the noise of a star is no bad pixel.
+#: A bad pixel stands out by this many errors of its light and of that around it: the noise of a star is no bad pixel.
 _CERTAIN = 2.0
 
 #: No star is narrower than this part of the FWHM of its frame.

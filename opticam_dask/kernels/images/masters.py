@@ -17,9 +17,9 @@ from opticam_dask.kernels.robust import MAD_TO_SIGMA
 if TYPE_CHECKING:
     from opticam_dask.kernels.images.fringes import FringeMap
 
-#: Values so many sigma from the median are hits. Normal noise loses 6e-7 of its values, so its variance stays right.
+#: Values this many sigma from the median are hits. Normal noise loses 6e-7 of its values, so its variance stays right.
 _CLIP_SIGMA = 5.0
-#: A dark current stands out when it is so many sigma of the rates above their median.
+#: A dark current stands out when it is this many sigma of the rates above their median.
 _HOT_SIGMA = 6.0
 #: A pixel is unstable when noise would make its scatter among the darks with less than this probability.
 _BY_CHANCE = 1e-6
@@ -27,7 +27,7 @@ _BY_CHANCE = 1e-6
 _FEWEST_DARKS = 3
 #: A pixel is bad in a frame in which its dark current has more than this share of the variance of the sky.
 _MOST_NOISE = 1.0
-#: The noise of the sky is taken from so many rows of a frame.
+#: The noise of the sky is taken from this many rows of a frame.
 _NOISE_ROWS = 32
 #: Responses below this tell of dead pixels, or of dust that covers them,
 _LEAST_RESPONSE = 0.2

@@ -21,11 +21,11 @@ from opticam_dask.kernels.robust import median
 #: Names of the columns of a source list.
 COLUMNS = ("x", "y", "flux", "semimajor_sigma", "semiminor_sigma", "orientation")
 
-#: Parts of a segment whose centroids are closer than so many sizes of a star (see :func:`_star_size`) are one star. The
-#: halves of a ring are 1.8 sizes apart, its opposite sides up to 2.8; a point source is 4 sizes wide (FWHM).
+#: Parts of a segment whose centroids are closer than this many sizes of a star (see :func:`_star_size`) are one star.
+#: The halves of a ring are 1.8 sizes apart, its opposite sides up to 2.8; a point source is 4 sizes wide (FWHM).
 _ONE_STAR = 2.8
 
-#: Segments whose brightest pixel is so many times their faintest tell the size of stars: all of their core is seen.
+#: Segments whose brightest pixel is this many times their faintest tell the size of stars: all of their core is seen.
 _WELL_SEEN = 2.0
 
 #: Levels at which maxima of a segment are told apart, and the least share of its flux that each of them has.

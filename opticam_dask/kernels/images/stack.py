@@ -25,25 +25,25 @@ N_GROUPS = 8
 #: With fewer groups that see a pixel nobody can tell which one is odd.
 _FEWEST_GROUPS = 3
 
-#: A group is odd in a pixel when it is so many sigma from the median of the groups,
+#: A group is odd in a pixel when it is this many sigma from the median of the groups,
 _ODD = 5.0
-#: and beside such a pixel when it is so many.
+#: and beside such a pixel when it is this many.
 _ODD_BESIDE = 2.5
 
-#: The brightest frame of a pixel is odd when it is so many times as bright as the mean of the others, and as many sigma
-#: on top as a group: seeing changes the light in a pixel of a star by less;
+#: The brightest frame of a pixel is odd when it is this many times as bright as the mean of the others, and on top of
+#: that as many sigma as an odd group: seeing changes the light in a pixel of a star by less;
 _ODD_FRAME = 3.0
-#: beside such a pixel it is odd at so many sigma.
+#: beside such a pixel it is odd at this many sigma.
 _ODD_FRAME_BESIDE = 4.0
 #: Of two frames nobody can tell which one is odd, unless others show that frames of the night usually agree.
 _FEWEST_FRAMES = 3
 
-#: Only pixels in which a group is so many sigma from the mean of all are looked at.
+#: Only pixels in which a group is this many sigma from the mean of all are looked at.
 _LOOKED_AT = 2.5
 
-#: The brightness of the groups (cloud, other exposure times) is compared in pixels so many sigma above the sky,
+#: The brightness of the groups (cloud, other exposure times) is compared in pixels this many sigma above the sky,
 _BRIGHT = 10.0
-#: where there are so many of them.
+#: where there are this many of them.
 _FEWEST_BRIGHT = 20
 
 #: Rows that are combined at a time, so that what is in between stays small.

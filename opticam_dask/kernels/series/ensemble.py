@@ -11,12 +11,12 @@ from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 Weighting = Literal["sum", "optimal"]
 
-#: Levels of stars and of frames are solved for each other in so many rounds at most,
+#: Levels of stars and of frames are solved for each other in this many rounds at most,
 _ROUNDS = 50
 #: or until they change by less than this part.
 _AT_REST = 1e-10
 
-#: A candidate whose scatter is so many times its expected error varies.
+#: A candidate whose scatter is this many times its expected error varies.
 _VARIABLE = 1.5
 
 #: A candidate needs a flux in this share of the frames,
@@ -24,7 +24,7 @@ _OFTEN = 0.9
 #: and may be flagged in no more than this share.
 _SELDOM = 0.1
 
-#: Its flux may be so many times that of the target, at least and at most.
+#: Its flux may be this many times that of the target, at least and at most.
 _BRIGHTNESS = (0.2, 10.0)
 #: The most comparisons that are chosen.
 _MOST_CHOSEN = 10
@@ -32,7 +32,7 @@ _MOST_CHOSEN = 10
 #: Rounds in which stars are brought to one level when they are looked at one by one.
 _LEVELLING_ROUNDS = 4
 
-#: Apertures are judged by at most so many stars,
+#: Apertures are judged by at most this many stars,
 _TRIAL_STARS = 20
 #: each with at least this signal-to-noise ratio;
 _TRIAL_RATIO = 30.0

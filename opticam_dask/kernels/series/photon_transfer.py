@@ -11,7 +11,7 @@ import numpy as np
 
 #: Pixels of a detector that was not flat-fielded respond differently by this part,
 _RESPONSE = 0.02
-#: and after a flat by this part: so much of the scatter may be no noise.
+#: and after a flat by this part: this much of the scatter may be no noise.
 _LEFT_OF_RESPONSE = 0.005
 
 #: Read noise where the headers have none, electrons.
@@ -22,7 +22,7 @@ _LEAST_LEVEL = 200.0
 
 #: Noise and sky of the frames are compared with each other where the sky changes by this part of itself,
 _LEAST_CHANGE = 0.3
-#: and where there are so many frames;
+#: and where there are this many frames;
 _LEAST_FRAMES = 8
 #: the slope lies in the range with this probability.
 _CONFIDENCE = 0.997

@@ -24,12 +24,12 @@ _ROUNDS = 8
 
 #: A measurement this many sigma from what the other sources say is left out (cosmic rays, flares),
 _OUTLIER = 6.0
-#: at most so many in a frame.
+#: at most this many in a frame.
 _MOST_OUTLIERS = 5
 
 #: A frame is clouded when it is darker than a clear one by more than this share,
 CLOUD_DEPTH = 0.1
-#: and by so many sigma.
+#: and by this many sigma.
 CLOUD_SIGMAS = 5.0
 
 #: Extinction is looked for up to this many magnitudes per airmass (0.5 to 0.6 in u at a good site),
@@ -39,12 +39,12 @@ _EXTINCTION_STEP = 0.01
 
 #: At most this share of the frames may be brighter than the clear sky.
 _BRIGHTER = 0.05
-#: Frames within so many magnitudes of it,
+#: Frames within this many magnitudes of it,
 _CLEAR_WIDTH = 0.03
-#: or so many sigma, belong to it.
+#: or this many sigma, belong to it.
 _CLEAR_SIGMAS = 4.0
 
-#: The clear sky is looked for in at most so many frames, evenly spaced.
+#: The clear sky is looked for in at most this many frames, evenly spaced.
 _CLEAR_FRAMES = 20_000
 
 

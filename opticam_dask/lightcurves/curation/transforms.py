@@ -17,9 +17,9 @@ from opticam_dask.store.camera import Camera, Part
 _SCALE = 1.05
 #: Stars that were matched by eye are so far apart at least, pixels: places are not known to better than a pixel.
 _LEAST_APART = 10.0
-#: Detections are taken for stars within so many FWHM of where the matched ones say.
+#: Detections are taken for stars within this many FWHM of where the matched ones say.
 _REACH = 1.0
-#: and at least within so many pixels, as clicks are.
+#: and at least within this many pixels, as clicks are.
 _LEAST_REACH = 3.0
 
 

@@ -25,7 +25,7 @@ from opticam_dask.store.store import Store
 _OFTEN = 0.8
 #: is flagged in no more than this share of them,
 _SELDOM = 0.1
-#: and is so many times brighter than its error.
+#: and is this many times brighter than its error.
 _BRIGHT = 10.0
 
 _USELESS = np.uint32(

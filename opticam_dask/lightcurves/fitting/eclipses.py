@@ -9,6 +9,7 @@ import xarray as xr
 
 from opticam_dask.kernels.fitting import shapes
 from opticam_dask.kernels.fitting.posterior import Curve, FreeValue, fit_shape
+from opticam_dask.kernels.units import HOURS_PER_DAY
 from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, FitSeries, fit_input
@@ -92,7 +93,10 @@ def fit_eclipse(
     samples = solution.samples
     told = {"mid_time": ("BJD (TDB)", samples[:, 0] + given.origin)}
     told |= {name: ("%", 100.0 * samples[:, place]) for place, name in enumerate(names, start=3)}
-    told |= {"duration": ("h", 24.0 * samples[:, 1]), "ingress": ("h", 24.0 * samples[:, 1] * samples[:, 2])}
+    told |= {
+        "duration": ("h", HOURS_PER_DAY * samples[:, 1]),
+        "ingress": ("h", HOURS_PER_DAY * samples[:, 1] * samples[:, 2]),
+    }
     about = {"depths": depths, "n_steps": n_steps, "seed": seed} | ({"period": period} if period else {})
     return outcome("eclipse", given, solution, told, about)
 

@@ -16,7 +16,7 @@ from opticam_dask.lightcurves.fitting.series import FitInput
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
-#: A depth or an amplitude of so many errors is sure to be there.
+#: A depth or an amplitude of this many errors is sure to be there.
 _SURE = 3.0
 
 #: What is told of a fit whose light curve has changed.

@@ -15,7 +15,7 @@ from opticam_dask.lightcurves.field.conditions import CONDITIONS
 #: What a baseline may depend on.
 VECTORS = (*(name for name in CONDITIONS if name != "exposure_time"), "time")
 
-#: Longer series are averaged to so many points: nothing in them is faster than a thousandth of a night.
+#: Longer series are averaged to this many points: nothing in them is faster than a thousandth of a night.
 _MOST_POINTS = 3000
 
 #: A vector that changes by less than this share of itself does not change.

@@ -10,6 +10,7 @@ import xarray as xr
 
 from opticam_dask.kernels.fitting import shapes
 from opticam_dask.kernels.fitting.posterior import Curve, FreeValue, fit_shape
+from opticam_dask.kernels.units import HOURS_PER_DAY
 from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, fit_input
@@ -256,5 +257,5 @@ def _told(
         shapes.transit_duration(unpack.period, *row)
         for row in zip(samples[:, 1].tolist(), axis.tolist(), inclination.tolist(), strict=True)
     ]
-    found["duration"] = ("h", 24.0 * np.array(durations))
+    found["duration"] = ("h", HOURS_PER_DAY * np.array(durations))
     return found

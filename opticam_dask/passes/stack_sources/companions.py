@@ -11,38 +11,38 @@ from opticam_dask.kernels.sources import moments, photometry, second_look, stack
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.passes.stack_sources.finding import FORM, SkyFree, pixels_within
 
-#: A new star has a signal-to-noise ratio of so many times the threshold of the pixels: 8 with the usual threshold.
+#: A new star has a signal-to-noise ratio of this many times the threshold of the pixels: 8 with the usual threshold.
 _LEAST_RATIO = 1.6
 
-#: A source up to so many times as wide as a star may be several stars.
+#: A source up to this many times as wide as a star may be several stars.
 _WIDEST_BLEND = 3.0
 
 #: The profile comes from stars whose width differs from the usual one by less than this part,
 _USUAL = 0.1
-#: and that are so many FWHM from all others,
+#: and that are this many FWHM from all others,
 _ISOLATED = 4.0
-#: if there are at least so many of these.
+#: if there are at least this many of these.
 _ENOUGH = 3
 
-#: Sources that are so many FWHM from each other shine on each other.
+#: Sources that are this many FWHM from each other shine on each other.
 _BLENDED = 3.0
 
-#: A star further than so many FWHM from all others is not hidden: whether it is a source is for the finder to say, by
+#: A star further than this many FWHM from all others is not hidden: whether it is a source is for the finder to say, by
 #: its threshold and its least number of pixels.
 _HIDDEN = 4.0
 
-#: What is left of a blend of stars has so many times the variance at most that is expected, or that most known stars
+#: What is left of a blend of stars has this many times the variance at most that is expected, or that most known stars
 #: leave, whichever is more; of a galaxy more is left.
 _LARGEST_MISFIT = 4.0
 _MOST_STARS = 90.0
 
-#: No star is looked for within so many semi-axes of the segment of a galaxy.
+#: No star is looked for within this many semi-axes of the segment of a galaxy.
 _BLOCKED = 3.0
 
 #: Resampling never adds more to the square of a width than the rest of it.
 _LEAST_WIDTH = 0.1
 
-#: What is left nearer than so many FWHM to a source that was not fitted is its own light.
+#: What is left nearer than this many FWHM to a source that was not fitted is its own light.
 _BESIDE = 4.0
 _NOTHING = np.empty((0, 3))
 

@@ -24,7 +24,7 @@ from opticam_dask.steps.frame_steps import FrameSteps
 _LEAST_COVERAGE = 0.25
 #: and no fewer than two where others have more: a cosmic ray in a single frame looks like any other light.
 _FEWEST_FRAMES = 2
-#: Tracks that were left out of a stack are up to so many pixels wide.
+#: Tracks that were left out of a stack are up to this many pixels wide.
 _LEFT_OUT = 9
 
 #: No star is sharper than the frames: what is narrower, along its short axis, than this share of the short axis of
@@ -34,29 +34,29 @@ _LEAST_WIDTH = 0.6
 
 #: The FWHM of a stack is that of its frames within these factors, or something is wrong with either.
 SEEING_RANGE = (0.75, 1.3)
-#: The typical width is the median over so many of the brightest stars.
+#: The typical width is the median over this many of the brightest stars.
 TYPICAL_SOURCES = 30
 
 #: A star is as wide as the others within these factors: its neighbours add to its width.
 _STAR_RANGE = (0.6, 1.6)
 
-#: A segment that is so many times wider than usual is no star, whatever its core looks like,
+#: A segment that is this many times wider than usual is no star, whatever its core looks like,
 _WIDEST_SEGMENT = 4.0
-#: nor is one that is so many times more elongated than usual.
+#: nor is one that is this many times more elongated than usual.
 _MOST_ELONGATED = 3.0
 
 #: What is no star and wider than this part of a box of the sky mesh may be sky that the mesh does not follow:
 _SMALL_PATCH = 0.5
-#: it must stand out so many times as much as other sources.
+#: it must stand out this many times as much as other sources.
 _LARGE_PATCH = 4.0
 
-#: A patch reaches so many semi-axes of its segment,
+#: A patch reaches this many semi-axes of its segment,
 _PATCH = 4.0
-#: a source within so many semi-axes of a star that stands on it was that star and the patch in one,
+#: a source within this many semi-axes of a star that stands on it was that star and the patch in one,
 _ONE_HILL = 1.5
-#: its light is looked at so many FWHM of a star beyond that,
+#: its light is looked at this many FWHM of a star beyond that,
 _AROUND = 4.0
-#: and what is left of it in boxes of so many FWHM.
+#: and what is left of it in boxes of this many FWHM.
 _FINE_BOX = 3.0
 
 #: Where a source is and how far it reaches.
@@ -69,12 +69,12 @@ _NEARLY_SATURATED = 0.8
 #: Boxes with light above this part of it tell no sky: a patch may saturate some of the frames alone.
 _BRIGHT = 0.25
 
-#: Nothing is looked for so many FWHM from a saturated pixel.
+#: Nothing is looked for this many FWHM from a saturated pixel.
 _CORE = 1.6
 
-#: Sources nearer than so many FWHM have each other's light in their moments,
+#: Sources nearer than this many FWHM have each other's light in their moments,
 _BLENDED = 3.0
-#: and nearer than so many when the light of the others was taken off.
+#: and nearer than this many when the light of the others was taken off.
 _STILL_BLENDED = 2.0
 
 #: Variance of a uniform distribution over one pixel.

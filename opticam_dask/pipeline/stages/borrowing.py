@@ -15,12 +15,12 @@ from opticam_dask.passes.camera_matching import match_cameras
 from opticam_dask.pipeline.reduction import Progress, Setup
 from opticam_dask.store.camera import Camera, Part
 
-#: Frames of a part have too few stars when half of them detect no more than so many sources.
+#: Frames of a part have too few stars when half of them detect no more than this many sources.
 _FEW_SOURCES = 8
 
-#: A detection is a source of the catalogue when it is within so many FWHM of its place,
+#: A detection is a source of the catalogue when it is within this many FWHM of its place,
 _REACH = 1.0
-#: and at least within so many pixels.
+#: and at least within this many pixels.
 _LEAST_REACH = 3.0
 
 #: What may be wrong with a frame that borrows its transform.

@@ -42,9 +42,9 @@ from opticam_dask.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-#: A column of a bias that is off by so many times the noise of a read-out is not to be relied on.
+#: A column of a bias that is off by this many times the noise of a read-out is not to be relied on.
 _NOISY_LEVEL = 3.0
-#: A column of a flat whose response is off by so much loses or gains light, which need not be in proportion.
+#: A column of a flat whose response is off by this much loses or gains light, which need not be in proportion.
 _ODD_RESPONSE = 0.2
 #: Bad columns that are told by name.
 _MOST_COLUMNS_TOLD = 10

@@ -16,7 +16,7 @@ from opticam_dask.passes.calibration import Kind
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps
 from opticam_dask.steps.read import read_raw, read_stored
 
-#: A strip of all frames holds at most so many pixels; combining it takes about 50 bytes a pixel.
+#: A strip of all frames holds at most this many pixels; combining it takes about 50 bytes a pixel.
 _STRIP_PIXELS = 4_000_000
 
 

@@ -22,7 +22,7 @@ from opticam_dask.kernels.images.matching.refinement import refine
 from opticam_dask.kernels.images.matching.triangles import triangle_starts
 from opticam_dask.kernels.robust import median
 
-#: The first so many sources of a list are used: distances of all pairs stay few.
+#: At most this many of the first sources of a list are used: distances of all pairs stay few.
 _MAX_SOURCES = 100
 #: Two pairs leave nothing to judge an outlier by: each must agree with their common shift to this (pixels), so that a
 #: centroid that was dragged by a cosmic ray does not shift the frame by more.
@@ -31,7 +31,7 @@ _TWO_PAIRS_WITHIN = 0.75
 _SAME_RATIO = 0.5
 #: A single detection of several stars is told by being nearest to one of them by this factor.
 _CLEARLY_NEAREST = 4.0
-#: With so many pairs, and half of the list, a likely start that proves good ends the search.
+#: With this many pairs, and half of the list, a likely start that proves good ends the search.
 _ENOUGH_TO_STOP = 8
 #: Sources at rest on the detector, as hot pixels, have moved together by less than this (pixels) and their scatter.
 _AT_REST = 0.05

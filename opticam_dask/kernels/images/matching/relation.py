@@ -8,7 +8,7 @@ import numpy as np
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
-#: Frames of the other camera on either side of a moment are so many of its usual steps apart at most.
+#: Frames of the other camera on either side of a moment are this many of its usual steps apart at most.
 _LONGEST_GAP = 3.0
 
 #: Frames to which a drift along time is fitted, at least.
@@ -16,7 +16,7 @@ _LEAST_FOR_DRIFT = 8
 #: Frames to which a constant shift is fitted, at least.
 _LEAST_FOR_SHIFT = 2
 
-#: Frames that are further than so many sigma from the drift are left out.
+#: Frames that are further than this many sigma from the drift are left out.
 _CLIP = 4.0
 #: Rounds in which frames are left out.
 _ROUNDS = 3

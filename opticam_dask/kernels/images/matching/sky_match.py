@@ -39,7 +39,7 @@ _BRIGHTEST = 100
 
 #: Polynomials are fitted up to this order,
 _HIGHEST_ORDER = 4
-#: each to at least so many stars a coefficient.
+#: each to at least this many stars a coefficient.
 _STARS_PER_TERM = 2.0
 #: A higher order must predict stars that were left out of its fit better by this factor,
 _BETTER = 0.95

@@ -12,18 +12,18 @@ import numpy as np
 
 from opticam_dask.kernels import compiled, graphs
 
-#: The usual width of stars is looked for among so many of the brightest detections without saturated pixels.
+#: The usual width of stars is looked for among this many of the brightest detections without saturated pixels.
 _MODE_SOURCES = 60
 
 #: The wings of a bright Moffat star make its segment up to three times as wide as that of a faint one; a detection
-#: that is wider than so many times the usual width is no star,
+#: that is wider than this many times the usual width is no star,
 _WIDEST = 4.0
-#: nor is one that is so many times more elongated.
+#: nor is one that is this many times more elongated.
 _MOST_ELONGATED = 3.0
 
-#: A detection is saturated when a saturated pixel is nearer than so many pixels,
+#: A detection is saturated when a saturated pixel is nearer than this many pixels,
 _NEAR_SATURATED = 2.5
-#: or than so many of its semi-major axes.
+#: or than this many of its semi-major axes.
 _NEAR_AXES = 1.5
 
 #: Fewer detections than this have no usual width.
@@ -31,13 +31,13 @@ _FEWEST = 3
 
 #: Hot pixels and those hit by rays, of a frame: fewer than this are above all stars.
 _SINGLE = 10
-#: Where pixels pile up, at least so many have the highest value,
+#: Where pixels pile up, at least this many have the highest value,
 _PILED = 3
-#: and so many times as many as lie just below it:
+#: and this many times as many as lie just below it:
 _PILE_RATIO = 3.0
 #: within this part of that value,
 _PILE_BELOW = 0.005
-#: or so many steps of the converter.
+#: or this many steps of the converter.
 _PILE_LEVELS = 3
 
 

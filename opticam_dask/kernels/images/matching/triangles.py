@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images.matching.problem import MAX_REFINED, MatchProblem
 
-#: Triangles are made of the first so many sources: 4060 of them.
+#: At most this many of the first sources are corners of triangles: 4060 of them.
 _MAX_CORNERS = 30
 #: So many pairs of similar triangles are looked at: a few milliseconds.
 _MAX_SIMILAR = 40_000
