@@ -80,7 +80,7 @@ def _measure_frames(job: measuring.Measure, block: int) -> None:
         entry = entry_of(manifest, index) | {"memory": {}}
         found = align.reduce_frame(job.alignment, entry)
         row = block_arrays(job.alignment.steps, [found], {"scan_flags": np.zeros(1, dtype=np.uint32)})
-        problem = measure.measure_frame(job.measuring, entry, record_of(row, 0), index, columns)
+        problem = measure.measure_frame(job.measuring, entry, record_of(row), index, columns)
         if problem:
             raise SystemExit(problem)
 
