@@ -206,34 +206,62 @@ typedef struct {
     int64_t start, stop;
 } Stretch;
 
-static int by_start(const void *first, const void *second)
+/* Stretch of a disk in row y of a frame that is nx wide; it ends where it starts when the disk has no pixel there. */
+static Stretch cut_disk(double x, double middle, double radius, int64_t y, int64_t nx)
 {
-    const Stretch *a = first, *b = second;
-    return (a->start > b->start) - (a->start < b->start);
+    const double away = (double)y - middle, square = radius * radius - away * away;
+    if (!(square >= 0.0))
+        return (Stretch){y * nx, y * nx};
+    const double half = sqrt(square);
+    int64_t left = (int64_t)ceil(x - half), right = (int64_t)floor(x + half) + 1;
+    left = left > 0 ? left : 0;
+    right = right < nx ? right : nx;
+    return left < right ? (Stretch){y * nx + left, y * nx + right} : (Stretch){y * nx, y * nx};
 }
 
-/* Stretches of the rows of a frame (ny, nx), one of each row of each disk that has pixels. Their number. */
-static Py_ssize_t cut_disks(const double *xy, const double *radius, Py_ssize_t n, int64_t ny, int64_t nx, Stretch *found)
+/* Go through the stretches of all disks in a frame (ny, nx), one of each row of each disk that has pixels. Without
+ * `found` they are counted: next[y + 1] is then their number in row y. With it they are put in order: each to its row,
+ * whose next place is next[y], and there behind those that begin before it. Rows have few of them. */
+static void cut_disks(const double *xy, const double *radius, Py_ssize_t n, int64_t ny, int64_t nx, int64_t *next,
+                      const int64_t *first, Stretch *found)
 {
-    Py_ssize_t n_found = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         const int64_t reach = (int64_t)floor(radius[i]) + 1, middle = (int64_t)rint(xy[2 * i + 1]);
-        for (int64_t y = middle - reach; y <= middle + reach; y++) {
-            const double away = (double)y - xy[2 * i + 1], square = radius[i] * radius[i] - away * away;
-            if (!(square >= 0.0) || y < 0 || y >= ny)
+        const int64_t bottom = middle - reach > 0 ? middle - reach : 0;
+        for (int64_t y = bottom; y <= middle + reach && y < ny; y++) {
+            const Stretch stretch = cut_disk(xy[2 * i], xy[2 * i + 1], radius[i], y, nx);
+            if (stretch.start == stretch.stop)
                 continue;
-            const double half = sqrt(square);
-            int64_t left = (int64_t)ceil(xy[2 * i] - half), right = (int64_t)floor(xy[2 * i] + half) + 1;
-            left = left > 0 ? left : 0;
-            right = right < nx ? right : nx;
-            if (left >= right)
+            if (!found) {
+                next[y + 1]++;
                 continue;
-            if (found)
-                found[n_found] = (Stretch){y * nx + left, y * nx + right};
-            n_found++;
+            }
+            int64_t at = next[y]++;
+            for (; at > first[y] && found[at - 1].start > stretch.start; at--)
+                found[at] = found[at - 1];
+            found[at] = stretch;
         }
     }
-    return n_found;
+}
+
+/* Stretches of all disks in the order of their beginnings, to be freed; their number. NULL where there is no memory. */
+static Stretch *sorted_stretches(const double *xy, const double *radius, Py_ssize_t n, int64_t ny, int64_t nx,
+                                 Py_ssize_t *n_found)
+{
+    int64_t *first = calloc((size_t)(2 * (ny + 1)), sizeof *first);
+    if (!first)
+        return NULL;
+    int64_t *next = first + ny + 1;
+    cut_disks(xy, radius, n, ny, nx, first, NULL, NULL);
+    for (int64_t y = 0; y < ny; y++)
+        first[y + 1] += first[y];
+    memcpy(next, first, (size_t)(ny + 1) * sizeof *next);
+    Stretch *found = malloc((size_t)(first[ny] + 1) * sizeof *found);
+    if (found)
+        cut_disks(xy, radius, n, ny, nx, next, first, found);
+    *n_found = (Py_ssize_t)first[ny];
+    free(first);
+    return found;
 }
 
 /* Join stretches, in the order of their beginnings, that touch or overlap within a row. Their number. */
@@ -270,12 +298,9 @@ PyObject *disk_stretches(PyObject *module, PyObject *arguments)
     Stretch *found;
     Py_ssize_t n_found = 0;
     Py_BEGIN_ALLOW_THREADS
-    found = malloc((size_t)(cut_disks(xy, radius, n, ny, nx, NULL) + 1) * sizeof *found);
-    if (found) {
-        n_found = cut_disks(xy, radius, n, ny, nx, found);
-        qsort(found, (size_t)n_found, sizeof *found, by_start);
+    found = sorted_stretches(xy, radius, n, ny, nx, &n_found);
+    if (found)
         n_found = join_stretches(found, n_found, nx);
-    }
     Py_END_ALLOW_THREADS
     PyObject *done = release_arrays(views, N_ARRAYS, NULL);
     Py_XDECREF(done);
