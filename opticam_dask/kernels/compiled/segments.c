@@ -13,9 +13,10 @@ typedef struct {
     Py_ssize_t n, ny, nx;
 } Chosen;
 
-static double value_at(const Chosen *chosen, int64_t place)
+/* Value of a pixel; `is_single` is known where this is compiled. */
+static inline double value_at(const void *image, int is_single, int64_t place)
 {
-    return chosen->is_single ? (double)((const float *)chosen->image->buf)[place] : ((const double *)chosen->image->buf)[place];
+    return is_single ? (double)((const float *)image)[place] : ((const double *)image)[place];
 }
 
 /* Index of a place, from where an earlier search has come to; -1 where it is not among the pixels. */
@@ -45,13 +46,15 @@ static int64_t label_all(const Chosen *chosen, int64_t *labels)
             row_end = (row + 1) * nx;
         }
         const int64_t column = place - row * nx;
-        labels[i] = i;
-        if (i > 0 && column > 0 && chosen->pixels[i - 1] == place - 1)
-            join(labels, i - 1, i);
+        const int goes_on = i > 0 && column > 0 && chosen->pixels[i - 1] == place - 1;
+        labels[i] = goes_on ? first_of(labels, i - 1) : i;
         if (row == 0)
             continue;
+        /* of the row above, a pixel to the left touches all but the last; and that is touched by the one before it */
         const int64_t last = place - nx + (column < nx - 1);
-        index_of(chosen, place - nx - (column > 0), &above);
+        index_of(chosen, place - nx - (!goes_on && column > 0), &above);
+        if (goes_on && above < i && chosen->pixels[above] == place - nx)
+            continue;
         for (Py_ssize_t k = above; k < i && chosen->pixels[k] <= last; k++)
             join(labels, k, i);
     }
@@ -60,27 +63,37 @@ static int64_t label_all(const Chosen *chosen, int64_t *labels)
     return n_labels;
 }
 
-/* Way up from each pixel to the highest around it, as an index; of equal ones the first is the higher. */
+/* Place of the highest pixel of the image around one, or its own; of equal ones the first is the higher. */
+static inline int64_t uphill_of(const Chosen *chosen, int is_single, int64_t row, int64_t column)
+{
+    const int64_t nx = chosen->nx, place = row * nx + column;
+    const int is_inside = row > 0 && row < chosen->ny - 1 && column > 0 && column < nx - 1;
+    double highest = value_at(chosen->image->buf, is_single, place);
+    int64_t uphill = place;
+    for (int dy = -1; dy <= 1; dy++) {
+        for (int dx = -1; dx <= 1; dx++) {
+            const int is_there = is_inside || (row + dy >= 0 && row + dy < chosen->ny && column + dx >= 0 && column + dx < nx);
+            if ((dy == 0 && dx == 0) || !is_there)
+                continue;
+            const double value = value_at(chosen->image->buf, is_single, place + dy * nx + dx);
+            const int is_before = dy < 0 || (dy == 0 && dx < 0);
+            if (value > highest || (is_before && value == highest && uphill == place)) {
+                highest = value;
+                uphill = place + dy * nx + dx;
+            }
+        }
+    }
+    return uphill;
+}
+
+/* Way up from each pixel to the highest around it, as an index. */
 static void find_ways(const Chosen *chosen, int64_t *way)
 {
     const int64_t nx = chosen->nx;
     Py_ssize_t pointers[3] = {0, 0, 0};
     for (Py_ssize_t i = 0; i < chosen->n; i++) {
         const int64_t place = chosen->pixels[i], row = place / nx, column = place - row * nx;
-        double highest = value_at(chosen, place);
-        int64_t uphill = place;
-        for (int dy = -1; dy <= 1; dy++) {
-            for (int dx = -1; dx <= 1; dx++) {
-                if ((dy == 0 && dx == 0) || row + dy < 0 || row + dy >= chosen->ny || column + dx < 0 || column + dx >= nx)
-                    continue;
-                const double value = value_at(chosen, place + dy * nx + dx);
-                const int is_before = dy < 0 || (dy == 0 && dx < 0);
-                if (value > highest || (is_before && value == highest && uphill == place)) {
-                    highest = value;
-                    uphill = place + dy * nx + dx;
-                }
-            }
-        }
+        const int64_t uphill = chosen->is_single ? uphill_of(chosen, 1, row, column) : uphill_of(chosen, 0, row, column);
         const int64_t away = uphill - place;
         const int dy = away < -1 ? -1 : (away > 1 ? 1 : 0);
         /* a pointer stays before what later pixels may look for */
