@@ -17,8 +17,8 @@ from opticam_dask.frames.fits.shared_cards import SharedCards
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.cameras import camera_of, filter_of
 from opticam_dask.frames.headers.equinoxes import to_icrs
-from opticam_dask.frames.headers.exposures import binning_of, dark_current_of, exposure_time_of, kind_of
-from opticam_dask.frames.headers.gains import gain_of, level_of
+from opticam_dask.frames.headers.exposures import binning_of, dark_current_of, exposure_time_of, kind_of, tell_of_sums
+from opticam_dask.frames.headers.gains import gain_of, level_of, read_noise_of
 from opticam_dask.frames.headers.places import position_of, site_of
 from opticam_dask.frames.headers.times import mid_exposure_of
 from opticam_dask.frames.headers.values import HeaderValues, Keyword
@@ -270,6 +270,7 @@ class Instrument:
         dark_current = dark_current_of(self, values)
         longitude, latitude, height = site_of(self, values)
         kind, kind_source = kind_of(self, values)
+        tell_of_sums(values)
         if _is_false(values.find(self.data_flag_keyword)[1]):
             values.problems.append(f"{values.find(self.data_flag_keyword)[0]} says that the frame holds no data")
         found = {
@@ -279,7 +280,7 @@ class Instrument:
             "binning": binning,
             "gain": gain,
             "dark_current": dark_current,
-            "read_noise": values.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
+            "read_noise": read_noise_of(self.read_noise_keyword, self.default_read_noise, gain, values),
             "saturation": level_of(self, self.saturation_keyword, self.default_saturation, gain, values),
             "linearity_limit": level_of(self, self.linearity_keyword, self.default_linearity, gain, values),
             "pixel_scale": self.pixel_scales.get(camera, math.nan) * (binning or math.nan),

@@ -568,3 +568,27 @@ def test_clock__that_was_not_set_is_told(tmp_path, year, is_told):
         fits.writeto(name, np.zeros((8, 8), np.uint16), cards)
     scan = scanning.scan(scanning.find_files(tmp_path), definition())
     assert any("was the clock of the camera set" in line for line in contradictions(scan.table)) == is_told
+
+
+@pytest.mark.parametrize(
+    ("comment", "read_noise"), [("[ADU] read noise", 4.0), ("noise in counts", 4.0), ("[e-]", 2.0)]
+)
+def test_read_noise__in_adu_by_its_comment(comment, read_noise):
+    assert interpreted(RDNOISE=(2.0, comment), GAIN=2.0).read_noise == read_noise
+
+
+@pytest.mark.parametrize("comment", ["[h] right ascension", "RA (h)"])
+def test_position__unit_of_hours_in_brackets(comment):
+    assert interpreted(RA=(3.5, comment), DEC=20.0).ra == 52.5
+
+
+@pytest.mark.parametrize("name", ["COADDS", "NCOMBINE", "STACKCNT", "SNAPSHOT", "ESO DET NDIT"])
+def test_exposure__frames_made_of_several_are_told(name):
+    assert f"{name} says that the frame is made of 10 exposures" in interpreted(**{name: 10}).warnings[0]
+    assert interpreted(**{name: 1}).warnings == ()
+
+
+def test_kind__acquisition_of_eso():
+    cards = {"ESO DPR CATG": "ACQUISITION", "ESO DPR TYPE": "OBJECT"}
+    assert interpreted(**cards).kind == "acquisition"
+    assert interpreted(**cards | {"ESO DPR CATG": "SCIENCE"}).kind == "light"

@@ -107,6 +107,17 @@ def exposure_time_of(instrument: ExposureEntries, values: HeaderValues) -> float
     return exposure_time
 
 
+def tell_of_sums(values: HeaderValues) -> None:
+    """Tell of a frame that is made of several exposures: its middle and its noise are those of one exposure."""
+    for name in keywords.N_EXPOSURES:
+        if (number := values.number_of(name)) > 1.0:
+            values.warn(
+                f"{name} says that the frame is made of {number:.0f} exposures: times are those of one exposure as "
+                "long as the exposure time says, and errors are right for the gain and read noise of the sum or mean"
+            )
+            return
+
+
 def _seconds_in(name: str, values: HeaderValues) -> float:
     """Seconds in the unit of an exposure time, by its keyword or by the unit that the comment of its card names."""
     if name in keywords.SECONDS:
@@ -125,6 +136,8 @@ def kind_of(instrument: ExposureEntries, values: HeaderValues) -> tuple[str, str
     Where another keyword says another kind, that is told.
     """
     names = instrument.image_type_keyword
+    if str(values.header.get("ESO DPR CATG", "")).upper().startswith("ACQ") and not isinstance(names, str):
+        return "acquisition", "ESO DPR CATG"  # DPR TYPE is OBJECT in these
     found, source = "light", ""
     for name in (names,) if isinstance(names, str) else names:
         value = values.header.get(name)

@@ -120,6 +120,14 @@ def level_of(
     return level
 
 
+def read_noise_of(keyword: Keyword, default: float | None, gain: float, values: HeaderValues) -> float:
+    """Read noise in electrons, also where the comment of its card says ADU; NaN where it is not known."""
+    read_noise = values.optional_number(keyword, default, least=0.0)
+    name, value = values.find(keyword)
+    is_in_adu = as_number(value) == read_noise and keywords.ADU_COMMENT.search(values.comment(name)) is not None
+    return read_noise * gain if is_in_adu and gain > 0.0 and not is_in_electrons(values) else read_noise
+
+
 def is_in_electrons(values: HeaderValues) -> bool:
     """Whether the pixels are electrons already, by BUNIT."""
     return _ELECTRONS.fullmatch(str(values.header.get("BUNIT", "")).strip()) is not None

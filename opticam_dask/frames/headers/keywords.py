@@ -56,6 +56,8 @@ ADU_PER_ELECTRON_COMMENT = re.compile(
 ELECTRONS_COMMENT = re.compile(
     r"[\[(]\s*(photo-?)?e(lectrons?|-)?\s*[\])]|^\s*(photo-?)?electrons\b|\bin (photo-?)?electrons\b", re.IGNORECASE
 )
+#: Comments of a read noise that is in ADU.
+ADU_COMMENT = re.compile(r"[\[(]\s*(ADU|DN|counts?)\s*[\])]|\bin (ADU|DN|counts)\b", re.IGNORECASE)
 #: Comments of a setting: "Sensor gain" [N], "[0.1 dB]", "mdB", "camera gain setting".
 SETTING_COMMENT = re.compile(r"sensor gain|\bm?dB\b|setting|\bgain (value|index|level)\b", re.IGNORECASE)
 #: Keywords that name the software, and software whose GAIN is a setting [N, S, I, A].
@@ -67,6 +69,9 @@ WRITERS_OF_SETTINGS = re.compile(
 )
 #: What INDI writes beside a GAIN, which is the setting of its driver [I].
 INDI_FRAME = re.compile(r"^(light|bias|dark|flat)$", re.IGNORECASE)
+
+#: How many exposures a frame is made of: by the camera (COADDS, NDIT [E]) or by a program (NCOMBINE [R], SNAPSHOT [M]).
+N_EXPOSURES = ("COADDS", "NCOADDS", "NCOMBINE", "STACKCNT", "SNAPSHOT", "ESO DET NDIT")
 
 # ---------------------------------------------------------------- binning and filter
 
@@ -117,7 +122,7 @@ IN_DEGREES = frozenset({"RA_OBS", "RA_DEG", "RADEG", "RA-MNT", "CRVAL1"})
 #: Positions that show in which unit RA is, and that it is right.
 WITNESSES = (("OBJCTRA", "OBJCTDEC"), ("CRVAL1", "CRVAL2"), ("RA_OBS", "DEC_OBS"), ("RA_DEG", "DEC_DEG"))
 DEGREES_COMMENT = re.compile(r"\bdeg(ree)?s?\b", re.IGNORECASE)
-HOURS_COMMENT = re.compile(r"\bhours?\b|\bhrs?\b|hourangle", re.IGNORECASE)
+HOURS_COMMENT = re.compile(r"\bhours?\b|\bhrs?\b|hourangle|[\[(]h[\])]", re.IGNORECASE)
 
 # ---------------------------------------------------------------- site
 
