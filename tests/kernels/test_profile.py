@@ -114,13 +114,13 @@ GLOWS = {
 }
 
 
-@pytest.mark.parametrize("glow", sorted(GLOWS))
-def test_profile__totals_beside_a_glow_are_right_and_their_error_is_told(glow):
-    rng = np.random.default_rng(7)
+def _excess_on(glow, seed):
+    """By how much the total fluxes of nine stars on a sky are too large, and the error that their profile tells."""
+    rng = np.random.default_rng(seed)
     xy, shape, rows, columns = _grid(rng, 80.0, 3), profile.Shape(1.7, 1.7, 0.0), *np.indices((240, 240))
     truth = np.geomspace(2e5, 4e4, 9)[[4, 0, 8, 1, 6, 2, 7, 3, 5]]
     stars = _stars(xy, truth, 4.0, 3.0, rows.shape)
-    sky, found = SKY_RMS**2 + GLOWS[glow](np.hypot(columns - 75.0, rows - 70.0)), {}
+    sky, found = SKY_RMS**2 + glow(columns, rows), {}
     for frame in range(6):
         cutouts, x0, y0 = _cutouts(rng.poisson(stars + sky).astype(float), xy, 31)
         rms = np.sqrt(photometry.cut_out(np.broadcast_to(sky, rows.shape), x0, y0, 63))
@@ -129,8 +129,24 @@ def test_profile__totals_beside_a_glow_are_right_and_their_error_is_told(glow):
     cutouts, x0, y0 = _cutouts(stars, xy, 15)
     light = profile.profile_weights(fitted.table(), xy, x0, y0, 31, shape)
     excess = np.median(np.sum(light * cutouts, axis=(1, 2)) / np.sum(light**2, axis=(1, 2)) / truth) - 1.0
+    return excess, fitted.total_err
+
+
+@pytest.mark.parametrize("glow", sorted(GLOWS))
+def test_profile__totals_beside_a_glow_are_right_and_their_error_is_told(glow):
+    excess, error = _excess_on(lambda x, y: GLOWS[glow](np.hypot(x - 75.0, y - 70.0)), 7)
     assert abs(excess) < 0.006
-    assert abs(excess) < 2.0 * fitted.total_err < (0.005 if glow == "none" else 0.02)
+    assert abs(excess) < 2.0 * error < (0.005 if glow == "none" else 0.02)
+
+
+@pytest.mark.parametrize("bend", [0.003, 0.06], ids=["seen in no frame", "strong"])
+def test_profile__what_is_left_of_a_sky_that_bends_in_all_frames_is_told(bend):
+    nights = [
+        _excess_on(lambda x, y: 1900.0 - bend * ((x - 120.0) ** 2 + (y - 120.0) ** 2), seed) for seed in range(7, 11)
+    ]
+    excess, error = np.transpose(nights)
+    assert np.sqrt(np.mean((excess / error) ** 2)) < 1.6
+    assert np.max(error) < 0.013
 
 
 @pytest.mark.parametrize("wider", [1.0, 1.15])

@@ -164,8 +164,8 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
     if not has_light.any():
         return None, None, np.zeros(len(has_light))
     modest = 1.0 / (1.0 + rings.star_weight / (_MOST_WEIGHT * np.median(rings.star_weight[has_light])))
-    rings, bent, by_noise = _without_bend(rings, modest)
-    modest /= 1.0 + (bent / _BENT) ** 2
+    rings, bends = _without_bend(rings, modest)
+    modest /= 1.0 + (bends.taken / _BENT) ** 2
     alike, scales = has_light.astype(float), np.ones(len(rings.star))
     fitted, mean, scatter = None, None, _ALONE
     for _ in range(_ROUNDS):
@@ -180,16 +180,35 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
         alike, scatter = _likeness(rings, model, scales)
     assert fitted is not None
     assert mean is not None
-    counts = modest * alike * rings.star_weight
-    of_bend = (
-        _BEND_ERROR * np.sqrt(np.average(bent**2, weights=counts)),
-        np.linalg.norm(counts * by_noise) / counts.sum(),
-    )
-    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean), *of_bend]))
+    of_bends = bends.error(modest * alike * rings.star_weight)
+    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean), of_bends]))
     return Profile(fitted.coefficients, fitted.pixel_area, total_err), mean, alike
 
 
-def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, np.ndarray, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class _Bends:
+    """What bends of the sky have to do with the light of each star, relative to it; all of shape (n,).
+
+    ``taken`` is what was taken off since its own sky bends otherwise than that of the frame, ``noise`` what noise made
+    of that, ``common_noise`` what it made of the bends of the frames; ``left`` is what of these was not taken off, and
+    ``left_noise`` what noise made of that.
+    """
+
+    taken: np.ndarray
+    noise: np.ndarray
+    common_noise: np.ndarray
+    left: np.ndarray
+    left_noise: np.ndarray
+
+    def error(self, counts: np.ndarray) -> float:
+        """1-sigma error of the mean light of stars that count so much; bends of frames are the same for all stars."""
+        counts = counts / counts.sum()
+        of_stars = _BEND_ERROR * np.sqrt(counts @ self.taken**2), np.linalg.norm(counts * self.noise)
+        left = max(float(counts @ self.left) ** 2 - _SURE_BEND * float(counts @ self.left_noise) ** 2, 0.0)
+        return float(np.linalg.norm([*of_stars, counts @ self.common_noise, np.sqrt(left)]))
+
+
+def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, _Bends]:
     """Sums without what the sky around each star bends by otherwise than that of its frame, as beside a halo.
 
     The bends are drawn towards zero by the errors that they have, relative to what stars have of them beyond (James &
@@ -201,12 +220,6 @@ def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, np.ndarray, 
         Sums over the pixels of the stars.
     modest : ndarray, shape (n,)
         How much each star counts, relative to its weight.
-
-    Returns
-    -------
-    rings : Rings
-    bent, by_noise : ndarray, shape (n,)
-        What was taken off each star, relative to its light, and what noise made of that and of the bend of the frames.
     """
     weight = np.where(rings.star_weight > 0, rings.star_weight, 1.0)
     bend, variance = rings.bend / weight, rings.bend_square / weight**2
@@ -218,8 +231,15 @@ def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, np.ndarray, 
     usual = np.average(bend**2 - variance, weights=counts) - by_chance
     part = usual / (usual + variance) if usual > 0 else np.zeros(len(bend))
     signal = rings.signal - (part * bend)[:, None] * (rings.square - rings.weight * of_sky[:, None])
-    noise = np.sqrt(part**2 * variance + rings.common_square / weight**2)
-    return replace(rings, signal=signal), part * bend * of_light, noise * np.abs(of_light)
+    size = np.abs(of_light) / weight
+    bends = _Bends(
+        taken=part * bend * of_light,
+        noise=part * np.sqrt(variance) * np.abs(of_light),
+        common_noise=np.sqrt(rings.common_square) * size,
+        left=(1.0 - part) * rings.left * of_light / weight,
+        left_noise=(1.0 - part) * np.sqrt(rings.left_square) * size,
+    )
+    return replace(rings, signal=signal), bends
 
 
 def _misplaced(fitted: Profile, mean: MeanRings) -> float:

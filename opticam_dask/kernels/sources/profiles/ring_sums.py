@@ -51,14 +51,14 @@ _SLOPE_COST = 2.0
 #: The plane has arrived when no more than this part of its pixels come or go.
 _FEW_CHANGE = 1e-3
 
-#: The bend of the sky is from one pixel in so many: it is the same for all stars.
-_BEND_STEP = 4
-
 #: Determinants and condition numbers of places on a line.
 _FLAT = 1e-6
 
 #: What is added to the squares of places, so that those on a line have a plane as well.
 _RIDGE = 1e-9
+
+#: The mean over all directions of coefficients of u^2, u v and v^2, by squares of the radius in units of sigma.
+_ALL_ROUND = np.array([0.5, 0.0, 0.5]) / SKY_REACH**2
 
 #: A bend of the sky counts as far as its chi-square per coefficient is above this.
 _DOUBT = 2.0
@@ -115,6 +115,9 @@ class Rings:
         What the light per unit of area seems to rise by with the square of the radius since the sky around this star
         bends otherwise than that of the frame, times the weight; the sum of the squares of its errors; and that of what
         has got into it with the bend of the frames.
+    left, left_square : ndarray, shape (n,)
+        What it rises by with that part of the bends of the frames that was not taken off, times the weight, and the sum
+        of the squares of its errors.
     """
 
     star: np.ndarray
@@ -130,6 +133,8 @@ class Rings:
     bend: np.ndarray
     bend_square: np.ndarray
     common_square: np.ndarray
+    left: np.ndarray
+    left_square: np.ndarray
 
 
 def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
@@ -137,7 +142,7 @@ def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
     star = np.asarray(stars, dtype=np.int64)
     n = len(star)
     signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))
-    of_star = (np.zeros(n) for _ in range(6))
+    of_star = (np.zeros(n) for _ in range(8))
     sky = np.zeros((n, N_SKY_RINGS))
     return Rings(star, np.zeros(n, np.int64), signal, weight, radius, square, sky, *of_star)
 
@@ -223,10 +228,10 @@ def measure_rings(
     evenness, usual = np.ones(len(xy)), median(np.array([star.stamp.noise for star in fitted])) if fitted else 0.0
     for star in fitted:
         evenness[star.index] = 1.0 / (1.0 + (_unevenness(star, usual) / _UNEVEN_SKY) ** 4)
-    bend, taken = _bend_of_sky(fitted, evenness)
+    bend = _bend_of_sky(fitted, evenness)
     trust = evenness if disturbed is None else evenness / (1.0 + (disturbed / _DISTURBED) ** 2)
     for star in fitted:
-        _sort_pixels(found, star, bend * taken, taken, float(trust[star.index]))
+        _sort_pixels(found, star, bend, float(trust[star.index]))
     return found
 
 
@@ -397,20 +402,37 @@ def _unevenness(star: _Star, usual: float) -> float:
     return float(excess * np.pi * REACH**2 * star.area / star.flux)
 
 
-def _bend_of_sky(stars: Sequence[_Star], evenness: np.ndarray) -> tuple[np.ndarray, float]:
+@dataclass(frozen=True, eq=False)
+class _Bend:
+    """Curvature of the sky of a frame.
+
+    Coefficients of u^2, u v and v^2, the part of them that is taken off, and the error of the mean over all directions,
+    per square of the radius in units of sigma.
+    """
+
+    terms: np.ndarray
+    taken: float
+    error: float
+
+    @property
+    def rise(self) -> float:
+        """What the sky rises by with the square of the radius in units of sigma, the mean over all directions."""
+        return float(self.terms @ _ALL_ROUND)
+
+
+def _bend_of_sky(stars: Sequence[_Star], evenness: np.ndarray) -> _Bend:
     """Curvature of the sky of a frame, from what its planes leave around all stars together.
 
-    Coefficients of u^2, u v and v^2, and the part of them to be taken off: less the less significant they are (the
-    positive-part rule of James & Stein 1961), so that a frame whose sky does not bend pays nothing for it. Stars whose
-    sky is uneven count less.
+    Less of it is taken off the less significant it is (the positive-part rule of James & Stein 1961), so that a frame
+    whose sky does not bend pays nothing for it. Stars whose sky is uneven count less.
     """
     normal, right = np.zeros((3, 3)), np.zeros(3)
     for star in stars:
-        stamp, some = star.stamp, star.sky.beyond[::_BEND_STEP]
-        u, v = stamp.u[some], stamp.v[some]
+        stamp, beyond = star.stamp, star.sky.beyond
+        u, v = stamp.u[beyond], stamp.v[beyond]
         # the wings of the star bend as well
-        wings = max(star.flux, 0.0) * star.wings[::_BEND_STEP]
-        rows = np.array([np.ones(len(u)), u, v, u * u, u * v, v * v, stamp.electrons[some] - star.level[some] - wings])
+        left = stamp.electrons[beyond] - star.level[beyond] - max(star.flux, 0.0) * star.wings
+        rows = np.array([np.ones(len(u)), u, v, u * u, u * v, v * v, left])
         products = rows @ rows.T
         # what a plane takes up says nothing
         plane = np.linalg.solve(products[:3, :3] + _RIDGE * products[0, 0] * np.eye(3), products[:3, 3:])
@@ -418,20 +440,22 @@ def _bend_of_sky(stars: Sequence[_Star], evenness: np.ndarray) -> tuple[np.ndarr
         normal += evenness[star.index] * left[:3, :3] / stamp.noise**2
         right += evenness[star.index] * left[:3, 3] / stamp.noise**2
     if not stars or np.linalg.cond(normal) > 1.0 / _FLAT:
-        return np.zeros(3), 0.0
+        return _Bend(np.zeros(3), 0.0, 0.0)
     bend: np.ndarray = np.linalg.solve(normal, right)
     significance = float(bend @ right) / len(bend)
-    return bend, max(0.0, 1.0 - _DOUBT / max(significance, 1e-9))
+    error = float(np.sqrt(_ALL_ROUND @ np.linalg.solve(normal, _ALL_ROUND)))
+    return _Bend(bend, max(0.0, 1.0 - _DOUBT / max(significance, 1e-9)), error)
 
 
-def _sort_pixels(found: Rings, star: _Star, bend: np.ndarray, taken: float, trust: float) -> None:
-    """Add the pixels of one star to its sums, without the bend of its frame, of which a part was taken.
+def _sort_pixels(found: Rings, star: _Star, bend: _Bend, trust: float) -> None:
+    """Add the pixels of one star to its sums, without the bend of its frame, of which a part is taken off.
 
     It counts ``trust`` of what it would without neighbours.
     """
     index, stamp, sky, area, level, flux = star.index, star.stamp, star.sky, star.area, star.level, star.flux
-    if bend.any():
-        bent = bend[0] * stamp.u**2 + bend[1] * stamp.u * stamp.v + bend[2] * stamp.v**2
+    if bend.taken:
+        terms = bend.taken * bend.terms
+        bent = terms[0] * stamp.u**2 + terms[1] * stamp.u * stamp.v + terms[2] * stamp.v**2
         # the plane has taken off what the bend is beyond
         level = level + (bent - float(sky.weight @ bent[sky.beyond]))
         flux = star.flux_above(level)
@@ -455,9 +479,12 @@ def _sort_pixels(found: Rings, star: _Star, bend: np.ndarray, taken: float, trus
     found.photons[index] += weight * flux / (area * stamp.noise**2)
     found.star_weight[index] += weight
     slope, error = _own_bend(star, level, flux)
-    found.bend[index] += weight * area / flux * slope
-    found.bend_square[index] += (weight * area / flux * error) ** 2
-    found.common_square[index] += (taken * weight * area / flux * error) ** 2
+    of_light, left = weight * area / flux, 1.0 - bend.taken
+    found.bend[index] += of_light * slope
+    found.bend_square[index] += (of_light * error) ** 2
+    found.common_square[index] += (bend.taken * of_light * bend.error) ** 2
+    found.left[index] += left * of_light * bend.rise
+    found.left_square[index] += (left * of_light * bend.error) ** 2
 
 
 def _own_bend(star: _Star, level: np.ndarray, flux: float) -> tuple[float, float]:
