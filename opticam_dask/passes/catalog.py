@@ -28,6 +28,9 @@ LARGEST_IN_BOX = 0.5
 #: Boxes should be this many FWHM wide.
 _BOX_OF_STARS = 3.0
 
+#: So many hot rows and columns are named.
+_LINES_TOLD = 5
+
 #: Two sources whose centroids are nearer than this part of the FWHM are one centroid found twice.
 _SAME_PLACE = 0.25
 
@@ -108,6 +111,7 @@ def make_catalog(
     fwhm = _fwhm_of(found, is_whole, night.seeing, select)
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
     warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps.box_size)
+    warnings += _lines_warning(seen.lines)
     return Catalog(found, fwhm, neighbours, warnings, _left_out(found["flux"], border[:, 2], n_fainter))
 
 
@@ -151,6 +155,17 @@ def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
         f"stars are {fwhm:.0f} pixels wide (FWHM), the boxes of the sky mesh {min(box_size)}: the mesh takes part of "
         f"their light for sky. A box_size (--box-size) of {_BOX_OF_STARS * fwhm:.0f} or more is right for them, and "
         "apertures need a radius that holds them.",
+    )
+
+
+def _lines_warning(lines: Sequence[str]) -> tuple[str, ...]:
+    """Say which hot rows and columns there are."""
+    if not lines:
+        return ()
+    more = f" and {len(lines) - _LINES_TOLD} others" if len(lines) > _LINES_TOLD else ""
+    return (
+        f"{'; '.join(lines[:_LINES_TOLD])}{more} of the stack stand out of those beside them. Stars are told apart, "
+        "but have their light in their fluxes where its pixels are not known to be bad; darks (--darks) take it off.",
     )
 
 

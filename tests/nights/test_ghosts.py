@@ -10,6 +10,7 @@ from small_nights import FIELD, SIGMA_TO_FWHM, add_star, add_stars
 from small_stacks import stacked, steps_for
 
 from opticam_dask import Reducer, generate_observations, open_reduction
+from opticam_dask.kernels.images.bad_columns import without_lines
 from opticam_dask.passes.catalog import make_catalog, missing_sources
 
 #: FWHM, from its moments in a Gaussian window, of a Moffat star of FWHM 4.
@@ -99,3 +100,28 @@ def test_width_of_a_star_is_that_of_its_light():
     add_star(image, 50.3, 49.8, 1e5, 5.0, None)
     found = make_catalog(stacked(image, np.nan, np.random.default_rng(1)), steps_for(image.shape), 10)
     assert found.fwhm == pytest.approx(np.sqrt((5.0 / SIGMA_TO_FWHM) ** 2 + 1 / 12) * SIGMA_TO_FWHM, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "number"), [("row", 60), ("row", 164), ("column", 72)])
+def test_stars_on_a_hot_row_or_column_are_in_the_catalogue_and_the_line_is_named(name, number):
+    image = stars()
+    lines = image if name == "row" else image.T
+    for beside, share in ((-1, 0.25), (0, 0.5), (1, 0.25)):  # the frames lie half a pixel apart
+        lines[number + beside] += 400.0 * share
+    catalog = make_catalog(stacked(image, WIDTH, np.random.default_rng(1)), steps_for(image.shape), 100)
+    assert sum(f"{name} {number} (" in warning for warning in catalog.warnings) == 1
+    xy = np.column_stack([catalog.arrays["x"], catalog.arrays["y"]])
+    assert len(xy) == len(FIELD)
+    assert max(np.hypot(*(xy - star[:2]).T).min() for star in FIELD) < 0.5
+    assert catalog.arrays["is_star"].all()
+
+
+def test_bled_columns_of_saturated_stars_are_left_as_they_are():
+    image, is_saturated = np.zeros((200, 200)), np.zeros((200, 200), dtype=bool)
+    image[:, 80], is_saturated[60:90, 80] = 500.0, True
+    same, lines = without_lines(image, np.ones(image.shape), is_saturated)
+    assert not lines
+    np.testing.assert_array_equal(same, image)
+    flat, lines = without_lines(image, np.ones(image.shape), np.zeros_like(is_saturated))
+    assert lines == ["column 80 (rows 0 to 199, 500 electrons)"]
+    assert not flat.any()

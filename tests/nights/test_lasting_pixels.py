@@ -90,7 +90,7 @@ def test_stars__that_stay_in_the_middle_of_their_pixels_are_none(fwhm, beta):
         add_star(image, float(x), float(y), 10.0 ** rng.uniform(3.0, 5.5), fwhm, beta)
     frames = [rng.poisson(image + SKY) - SKY for _ in range(8)]
     found = [lasting.sharp_pixels(frame.astype(np.float32), np.sqrt(SKY), fwhm) for frame in frames]
-    assert not len(lasting.bad_all_night(found, image.size))
+    assert not len(lasting.bad_all_night(found, image.shape))
 
 
 def test_dark_column__is_found_between_stars_or_not():
@@ -99,9 +99,24 @@ def test_dark_column__is_found_between_stars_or_not():
     add_star(image, 33.0, 30.0, 3e4, 3.0)
     image[10:50, 40] = -90.0
     frames = [rng.poisson(image + SKY) - SKY for _ in range(8)]
-    found = lasting.bad_all_night([lasting.sharp_pixels(frame, np.sqrt(SKY), 3.0) for frame in frames], image.size)
+    found = lasting.bad_all_night([lasting.sharp_pixels(frame, np.sqrt(SKY), 3.0) for frame in frames], image.shape)
     assert set((found % 60).tolist()) == {40}
     assert len(found) > 30
+
+
+@pytest.mark.parametrize("turn", [np.asarray, np.transpose], ids=["column", "row"])
+def test_hot_line__is_bad_where_a_star_hides_it_and_a_few_hot_pixels_are_no_line(turn):
+    rng, image = np.random.default_rng(6), np.zeros((90, 90))
+    add_star(image, 40.3, 45.0, 3e5, 4.0)
+    image[:, 40] += 200.0
+    image[[20, 24, 28, 61], 70] += 500.0
+    frames = [turn(rng.poisson(image + SKY) - SKY) for _ in range(8)]
+    found = lasting.bad_all_night([lasting.sharp_pixels(frame, np.sqrt(SKY), 4.6) for frame in frames], (90, 90))
+    is_bad = np.zeros((90, 90), dtype=bool)
+    is_bad.ravel()[found] = True
+    expected = np.zeros((90, 90), dtype=bool)
+    expected[1:-1, 40] = expected[[20, 24, 28, 61], 70] = True
+    np.testing.assert_array_equal(turn(is_bad), expected)
 
 
 def test_sharp_pixels__are_sought_without_a_copy_of_the_frame():
@@ -123,8 +138,8 @@ def test_few_frames__tell_no_bad_pixel():
     image[10, 10] = 1000.0
     found = lasting.sharp_pixels(image, 5.0, 3.0)
     assert found.tolist() == [210]
-    assert lasting.bad_all_night([found] * 6, 400).tolist() == [210]
-    assert not len(lasting.bad_all_night([found] * 5, 400))
+    assert lasting.bad_all_night([found] * 6, (20, 20)).tolist() == [210]
+    assert not len(lasting.bad_all_night([found] * 5, (20, 20)))
 
 
 @pytest.mark.parametrize("fwhm", [3.0, 5.0, 8.0])
@@ -136,7 +151,7 @@ def test_bad_column__in_the_core_of_a_guided_star_makes_no_pixel_beside_it_hot(f
         image[:, 31] = np.nan
         image[10, 10] += 500.0
         frames.append(lasting.sharp_pixels(image, 10.0, fwhm))
-    assert lasting.bad_all_night(frames, 3600).tolist() == [610]
+    assert lasting.bad_all_night(frames, (60, 60)).tolist() == [610]
 
 
 @pytest.mark.parametrize(("fwhm", "beta"), [(1.8, 3.0), (2.5, 3.0), (3.5, 3.0), (5.0, 3.0), (5.0, None)])
@@ -148,4 +163,4 @@ def test_stars__of_crowded_frames_that_seem_half_as_wide_again_are_none(fwhm, be
     image.ravel()[hot] += 800.0
     frames = [rng.poisson(image + SKY) - SKY for _ in range(8)]
     found = [lasting.sharp_pixels(frame.astype(np.float32), np.sqrt(SKY), 1.5 * fwhm) for frame in frames]
-    assert lasting.bad_all_night(found, image.size).tolist() == hot.tolist()
+    assert lasting.bad_all_night(found, image.shape).tolist() == hot.tolist()

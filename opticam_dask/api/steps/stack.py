@@ -165,7 +165,7 @@ def _stacked(survey: tasks.Surveyed) -> dict[str, Any]:
     transform = np.full((len(frames), 3, 3), np.nan)
     transform[: len(used)] = [f["transform"] for f in used] if used else np.nan
     median = {name: finite_median(np.array([f[name] for f in frames])) for name in ("fwhm", "level", "semiminor_sigma")}
-    bad, most = lasting.bad_all_night(survey.sharp.values(), coverage.size), lasting.most_bad(coverage.size)
+    bad, most = lasting.bad_all_night(survey.sharp.values(), coverage.shape), lasting.most_bad(coverage.size)
     of_stacked = mean_rms(np.array([f["background_rms"] for f in used]))
     return {
         "survey": replace(survey, sums={}, sharp={}),  # what the catalogue needs

@@ -10,6 +10,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 from opticam_dask.kernels.images.masters import median_known
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
@@ -20,6 +21,9 @@ _PIECE = 16
 _BESIDE = 7
 #: A column stands out by this many standard deviations of the differences of all columns.
 _STANDS_OUT = 6.0
+#: No light of the sky makes a line of this part of a frame, and of so many pieces: wings of bright stars fill a few.
+_LONG_LINE = 0.25
+_LEAST_PIECES = 7
 #: Pixels without data, one beside the other, that are bridged to find the centres of stars.
 _WIDEST_GAP = 3
 #: Standard deviation of a median relative to that of a mean.
@@ -87,6 +91,50 @@ def mark(columns: list[BadColumn], shape: tuple[int, int]) -> np.ndarray:
     for column in columns:
         mask[column.first : column.last + 1, column.column] = True
     return mask
+
+
+def without_lines(image: np.ndarray, noise: np.ndarray, is_left: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """An image without the light of hot rows and columns, which would join the stars on them to one source.
+
+    What is taken off is the median of what a line has beyond both of its sides, along the line: stars on it stay.
+
+    Parameters
+    ----------
+    image, noise : ndarray, shape (ny, nx)
+        Image without its sky, NaN where there are no data, and the 1-sigma errors of its pixels.
+    is_left : ndarray of bool, shape (ny, nx)
+        Saturated pixels: lines through them, as those of bled stars, are left as they are.
+
+    Returns
+    -------
+    image : ndarray, shape (ny, nx)
+    lines : list of str
+        What was taken off, in words: ``row 60 (columns 0 to 199, 400 electrons)``.
+    """
+    found, told = image.copy(), []
+    for name, other, turn in (("row", "columns", np.transpose), ("column", "rows", np.asarray)):
+        values, errors, left = turn(found), turn(noise), turn(is_left)  # views
+        for line in find_bad_columns(values, errors**2, float(np.nanmedian(noise))):
+            rows = slice(line.first, line.last + 1)
+            is_long = line.last + 1 - line.first >= max(_LONG_LINE * len(values), _LEAST_PIECES * _PIECE)
+            if line.excess > 0 and is_long and not left[rows, line.column].any():
+                values[rows, line.column] -= _excess_along(values[rows], line.column)
+                told.append(f"{name} {line.column} ({other} {line.first} to {line.last}, {line.excess:.0f} electrons)")
+    return found, told
+
+
+def _excess_along(values: np.ndarray, column: int) -> np.ndarray:
+    """Running median of what a column lies above the middle of those on either side of it."""
+    first = max(column - _BESIDE, 0)
+    around = values[:, first : column + 1 + _BESIDE]
+    near = np.pad(around, ((0, 0), (first - column + _BESIDE, 2 * _BESIDE + 1)), constant_values=np.nan)
+    left, right = (median_known(side, axis=1) for side in (near[:, :_BESIDE], near[:, _BESIDE + 1 : 2 * _BESIDE + 1]))
+    excess = values[:, column] - 0.5 * (
+        np.fmin(left, right) + np.fmax(left, right)
+    )  # of one where the other is unknown
+    filled = np.where(np.isfinite(excess), excess, np.nanmedian(excess))
+    smooth: np.ndarray = median_filter(filled, 2 * _PIECE + 1, mode="nearest")
+    return smooth
 
 
 def _above_both_sides(pieces: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ told from the star.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -37,6 +38,11 @@ _SHARPEST_CROWDED = 0.5
 
 #: More than this part of the pixels are not bad: something else is wrong with such frames.
 _MOST = 0.02
+
+#: A gap in a line of bad pixels, as a star makes it, has this part of as many pixels on either side of it bad,
+_OF_LINE = 0.6
+#: and no fewer are looked at than so many.
+_LEAST_LINE = 12
 
 #: Steps in y and x to the eight pixels around one: those of a column first to last, one column after the other.
 _AROUND = tuple((dy, dx) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dy or dx)
@@ -121,15 +127,15 @@ def _share_beside(fwhm: float) -> float:
     return (beside - inside) / (2.0 * inside)
 
 
-def bad_all_night(found: Iterable[np.ndarray], n_pixels: int) -> np.ndarray:
-    """Pixels that stand out in most frames.
+def bad_all_night(found: Iterable[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Pixels that stand out in most frames; in a hot or dark row or column, those that stars hide as well.
 
     Parameters
     ----------
     found : iterable of ndarray
         Pixels that stand out in each frame (:func:`sharp_pixels`).
-    n_pixels : int
-        Number of pixels of a frame.
+    shape : (int, int)
+        Shape ``(ny, nx)`` of the frames.
 
     Returns
     -------
@@ -139,9 +145,28 @@ def bad_all_night(found: Iterable[np.ndarray], n_pixels: int) -> np.ndarray:
     frames = list(found)
     if len(frames) < FEWEST_FRAMES:
         return np.empty(0, dtype=np.int64)
+    n_pixels = math.prod(shape)
     count = np.bincount(np.concatenate(frames).astype(np.int64), minlength=n_pixels)
-    bad = np.flatnonzero((count > len(frames) / 2.0) & (count >= FEWEST_FRAMES))
-    return bad if len(bad) <= most_bad(n_pixels) else np.empty(0, dtype=np.int64)
+    is_bad = (count > len(frames) / 2.0) & (count >= FEWEST_FRAMES)
+    if np.count_nonzero(is_bad) > most_bad(n_pixels):
+        return np.empty(0, dtype=np.int64)
+    lines = is_bad | _gaps_of_lines(is_bad.reshape(shape)).ravel()
+    return np.flatnonzero(lines if np.count_nonzero(lines) <= most_bad(n_pixels) else is_bad)
+
+
+def _gaps_of_lines(is_bad: np.ndarray) -> np.ndarray:
+    """Gaps between the bad pixels of a row or column most of which is bad on both sides of the gap."""
+    gaps = np.zeros(is_bad.shape, dtype=bool)
+    for lines, filled in ((is_bad, gaps), (is_bad.T, gaps.T)):
+        for number in np.flatnonzero(np.count_nonzero(lines, axis=1) >= 2 * _LEAST_LINE).tolist():
+            places = np.flatnonzero(lines[number])
+            for before in np.flatnonzero(np.diff(places) > 1).tolist():
+                first, last = int(places[before]) + 1, int(places[before + 1])
+                far = max(last - first, _LEAST_LINE)
+                sides = lines[number, max(first - far, 0) : first], lines[number, last : last + far]
+                if all(len(side) >= _LEAST_LINE and np.mean(side) > _OF_LINE for side in sides):
+                    filled[number, first:last] = True
+    return gaps
 
 
 def most_bad(n_pixels: int) -> int:

@@ -11,7 +11,7 @@ from scipy.ndimage import find_objects, label, maximum_filter
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images import detect, halos
-from opticam_dask.kernels.images.bad_columns import bridged
+from opticam_dask.kernels.images.bad_columns import bridged, without_lines
 from opticam_dask.kernels.images.matching import align, star_choice
 from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.images.sky.ring_median import ring_median
@@ -44,6 +44,9 @@ _STAR_RANGE = (0.6, 1.6)
 _WIDEST_SEGMENT = 4.0
 #: nor is one that is this many times more elongated than usual.
 _MOST_ELONGATED = 3.0
+
+#: A source may be a line of the detector when it is longer than this (semi-axis, pixels), and so many times its width.
+_LONG, _LINE = 8.0, 4.0
 
 #: What is no star and wider than this part of a box of the sky mesh may be sky that the mesh does not follow:
 _SMALL_PATCH = 0.5
@@ -158,6 +161,8 @@ class StackSources:
         Places and fluxes of sources in the border of the field.
     stack : SkyFree
         What they were found on.
+    lines : tuple of str
+        Hot rows and columns whose light was taken off before, in words.
     """
 
     found: dict[str, np.ndarray]
@@ -166,6 +171,7 @@ class StackSources:
     patches: dict[str, np.ndarray]
     border: np.ndarray
     stack: SkyFree
+    lines: tuple[str, ...] = ()
 
 
 def find_sources(night: StackedNight, steps: FrameSteps) -> StackSources:
@@ -183,7 +189,12 @@ def find_sources(night: StackedNight, steps: FrameSteps) -> StackSources:
     NoCatalog
         When there is nothing above the threshold, or nothing of it is a source.
     """
-    sources = _look(night, _sky_free(night, steps), steps)
+    stack = _sky_free(night, steps)
+    sources = _look(night, stack, steps)
+    if _are_lines(sources.found).any():
+        pixels, lines = without_lines(stack.pixels, stack.noise, stack.is_core)
+        with contextlib.suppress(NoCatalog):
+            sources = replace(_look(night, replace(stack, pixels=pixels), steps), lines=tuple(lines))
     flattened = _without_patches(sources, night, steps)
     if flattened is not None:
         sources = _with_stars_of_patches(sources, flattened, night, steps)
@@ -260,6 +271,11 @@ def _without_patches(sources: StackSources, night: StackedNight, steps: FrameSte
     scatter = np.where(in_patch, _local_scatter(rms_mesh, (box, box), pixels.shape), stack.scatter)
     noise = np.where(in_patch, np.maximum(stack.noise, scatter), stack.noise)
     return replace(stack, pixels=pixels, noise=noise, scatter=scatter, in_patch=in_patch)
+
+
+def _are_lines(found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Sources so long and so narrow that they may be a hot row or column of the detector, with the stars on it."""
+    return (found["semimajor_sigma"] > _LONG) & (found["semimajor_sigma"] > _LINE * found["semiminor_sigma"])
 
 
 def _usual_fwhm(sources: StackSources, night: StackedNight) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -110,7 +109,7 @@ def _write_stack(setup: Setup, part: Part, names: Sequence[tuple[int, int, int]]
 def _bad_pixels(setup: Setup, part: Part) -> np.ndarray:
     """Pixels that are hot or dark in most of the frames of a part that were searched; none where these are few."""
     sharp = [arrays["sharp"] for block in _searched(setup, part) for _, arrays in part.kept(block, folder="sums")]
-    return lasting.bad_all_night(sharp, math.prod(setup.steps_of(part).image_shape))
+    return lasting.bad_all_night(sharp, setup.steps_of(part).image_shape)
 
 
 def _merge_groups(setup: Setup, parts: Sequence[Part], executor: Executor) -> list[list[tuple[int, int, int]]]:
