@@ -27,6 +27,9 @@ _MOST = 0.5
 #: The noise of the sky in one place is at most this many times what its level lets expect.
 _NOISIEST = 1.5
 
+#: A star is saturated when a pixel with more than this part of the light of its brightest one is.
+_OF_CORE = 0.05
+
 #: What a star sheds into its annulus is known to this part.
 _ANNULUS_ERROR = 0.2
 
@@ -230,11 +233,12 @@ def read_stars(
     light = profile_weights(table, places.xy, places.x0, places.y0, size, shape)
     neighbours = neighbour_light(view, places.xy, places, shape, size / 2.0 + NEIGHBOUR_REACH * shape.semimajor_sigma)
     saturated = view.saturated_at(places.x0, places.y0, size)
-    nothing = np.zeros(light.shape, dtype=bool)
+    beside = _saturated_beside(saturated, light)
+    pixels = replace(pixels, is_good=pixels.is_good & ~beside) if beside.any() else pixels
     unknown = np.full(len(light), np.nan)
     covered = np.zeros((len(light), len(counted)), dtype=bool)
     known = neighbours, places.flux, unknown, covered
-    everything = Stars(places.xy, places.flags, pixels, light, nothing, saturated, *known)
+    everything = Stars(places.xy, places.flags, pixels, light, beside, saturated, *known)
     stars = everything.first(places.n_measured)
     if view.profile is None or not len(stars.light):
         return stars
@@ -245,7 +249,7 @@ def read_stars(
     response = None if view.response_at is None else view.response_at(pixels.x0, pixels.y0, size)
     usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     noise = _quiet_noise(view, places, pixels)
-    masks = pixels.is_good, stars.is_saturated
+    masks = pixels.is_good, stars.is_saturated & ~stars.is_stray
     windows = pixels.electrons, stars.light, flux, foreign, (pixels.rms, noise), response
     found = judging.judge_stars(*windows, masks, least[: len(flux)], usual)
     is_covered = np.isfinite(found.chi2) & intruders.are_suspect(found.deviation, found.judged, shape.sigma)
@@ -264,6 +268,16 @@ def read_stars(
         in_annulus=in_annulus,
         forced=forced,
     )
+
+
+def _saturated_beside(saturated: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Saturated pixels in the wings of stars that are not saturated themselves: something else is there."""
+    beside = np.zeros(light.shape, dtype=bool)
+    for index in np.flatnonzero(saturated.any(axis=(1, 2))).tolist():
+        is_core = light[index] > _OF_CORE * light[index].max()
+        if not np.any(saturated[index] & is_core):
+            beside[index] = saturated[index]
+    return beside
 
 
 def _can_tell(view: FrameView, found: judging.Judgement) -> bool:
@@ -428,7 +442,7 @@ def _as_fitted(
         moves = has_stray & ~held
         xy[suspects[moves]] = np.where(believed[moves, None], fit.xy[moves], expected[moves])
     light, is_stray, is_good = stars.light.copy(), stars.is_stray.copy(), pixels.is_good.copy()
-    is_stray[suspects] = fit.is_stray
+    is_stray[suspects] |= fit.is_stray
     corners = pixels.x0[suspects], pixels.y0[suspects]
     light[suspects] = profile_weights(frame_stars.profile_table(view), xy[suspects], *corners, size, shape)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -172,6 +172,20 @@ def test_variable_star__is_not_contaminated_by_its_flux(factor):
         assert not is_contaminated(measured(photometer, view, xy, flux)[:, 2]).any(), photometer.label
 
 
+@pytest.mark.parametrize("photometer", [OptimalPhotometer(), PSFPhotometer(), AperturePhotometer(radius=12.0)])
+def test_saturated_pixels_beside_stars__are_not_theirs(photometer):
+    rng, form = np.random.default_rng(8), shape_and_table(5.0, 3.0)
+    image, xy, flux = field(rng, 5.0, 3.0)
+    pixels = noisy(image, rng)
+    for x, y in np.rint(xy[:8]).astype(int):  # beyond 3.5 sigma
+        pixels[y - 9 : y + 10, x + 8 : x + 20] = 60000.0
+    view = view_of(pixels, xy, xy, flux, form, saturated=pixels >= 60000.0)
+    pull, _, flags = measured(photometer, view, xy, flux).T
+    assert np.abs(pull).max() < 5.0
+    assert is_contaminated(flags[:8]).all()
+    assert not flags[8:].any()
+
+
 def test_saturated_star__is_flagged_as_such_and_says_nothing_about_its_profile():
     rng, form = np.random.default_rng(6), shape_and_table(5.0, 3.0)
     image, xy, flux = field(rng, 5.0, 3.0, fluxes=[3e6, 1e5])
