@@ -14,7 +14,7 @@ from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 from opticam_dask.text import Fold, counted, definitions, table, wrap
 
-#: So many frames are told of, by name.
+#: This many frames are told of, by name.
 _MOST_TOLD = 20
 
 

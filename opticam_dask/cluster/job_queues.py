@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 #: How a job ends that no frame is to blame for.
 _FROM_OUTSIDE = {"CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "DEADLINE", "BOOT_FAIL", "REVOKED", "COMPLETED", ""}
+#: How a job can end at all.
 _ENDED = _FROM_OUTSIDE | {"FAILED", "OUT_OF_MEMORY"}
 
 #: Why SLURM would keep a job waiting for ever, or until somebody changes something.

@@ -17,8 +17,11 @@ from opticam_dask.kernels.series import timing
 from opticam_dask.kernels.units import JD_OF_MJD
 from opticam_dask.text import shown
 
-#: Names of the columns of pixels and of the camera whose pixels they are, in lower case without ``_``.
-_X, _Y, _KEY = ("x", "xcentroid", "xpix"), ("y", "ycentroid", "ypix"), ("key", "camera")
+#: Names of the columns of pixels, in lower case without ``_``,
+_X = ("x", "xcentroid", "xpix")
+_Y = ("y", "ycentroid", "ypix")
+#: and of the camera whose pixels they are.
+_KEY = ("key", "camera")
 
 #: Names of the column of times of a track: MJD, JD or date and time, UTC.
 _TIME = (

@@ -17,7 +17,7 @@ from opticam_dask.text import shown
 
 #: A source is meant when it lies within this of a place, arcseconds: as good as coordinates found by eye.
 RADIUS = 3.0
-#: So many sources are listed when none is meant.
+#: This many sources are listed when none is meant.
 _LISTED = 3
 #: Numbers of several sources in one word, as people write lists.
 _NUMBERS = re.compile(r"\d+(, ?\d+)+,?|\d+,")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".fits", ".fit", ".fts")
 
-#: So many entries of a directory are looked at to guess whether it holds frames.
+#: This many entries of a directory are looked at to guess whether it holds frames.
 _LOOKED_AT = 100
 
 

@@ -14,7 +14,7 @@ from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights
 from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView
 
-#: So many stars give the form of a frame, the brightest first.
+#: This many stars give the form of a frame, the brightest first.
 _STARS = 30
 
 #: The form is measured without the light of neighbours where more than this part of the stars are disturbed by them.

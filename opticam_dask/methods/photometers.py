@@ -51,9 +51,9 @@ _OF_APERTURE = 0.65
 
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)
-
-#: Radii, in FWHM, in which constant stars are measured to judge by their scatter, and what of it cannot be told.
+#: Radii, in FWHM, in which constant stars are measured to judge by their scatter.
 TRIAL_RADII = (0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.4, 2.8)
+#: Scatters that differ by less than this share cannot be told apart.
 _SAME_SCATTER = 0.03
 
 

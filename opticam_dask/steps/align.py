@@ -30,8 +30,9 @@ _WIDER = 3.0
 #: Two stars whose ratio of fluxes is turned over, and by more than this factor, have swapped their brightness.
 _SWAPPED = 1.2
 
-#: Where there are so few stars, two that are nearer than this many FWHM may be one in another frame.
+#: In a frame with no more stars than this,
 _FEW_STARS = 6
+#: two that are nearer than this many FWHM may be one in another frame.
 _MAY_BE_ONE = 2.0
 
 #: A transform that rests on this many unsaturated stars needs no saturated ones, whose centres are less certain.

@@ -18,7 +18,7 @@ from opticam_dask.display.browser import screen
 
 #: Longest side, in pixels, of an image that is sent; what is zoomed into is sent anew.
 _LONGEST_SIDE = 640
-#: So many frames in view are drawn one by one; of more, each column of pixels shows the range of its frames.
+#: This many frames in view are drawn one by one; of more, each column of pixels shows the range of its frames.
 _MOST_POINTS = 3000
 #: Columns of pixels of a series: those of a wide screen.
 COLUMNS = 1200
@@ -33,8 +33,12 @@ CHOSEN = "#d7191c"
 RING = "#43c6db"
 #: Colour of comparisons.
 COMPARISON = "#f2c230"
-#: Room around an image for its axes, title and tools, pixels.
-_LEFT_OF_IMAGE, _RIGHT_OF_IMAGE, _ABOVE_IMAGE = 44, 34, 28
+#: Room beside an image for its axis,
+_LEFT_OF_IMAGE = 44
+#: for its tools,
+_RIGHT_OF_IMAGE = 34
+#: and above it for its title, in pixels of the screen.
+_ABOVE_IMAGE = 28
 #: Error bars are drawn in this strength.
 _BAR_ALPHA = 0.45
 #: Room for the numbers of the vertical axis, pixels: the frames of all series begin below each other.

@@ -17,6 +17,7 @@ from opticam_dask.text import printable
 _UNITS = {"d": 1.0, "h": 1 / 24.0, "min": 1 / 1440.0, "s": 1 / SECONDS_PER_DAY}
 #: Colours of the cameras.
 _COLORS = ("#2a6fbb", "#7b3294", "#018571", "#a6611a", "#4d4d4d", "#c51b7d")
+#: Height of the figure, in pixels of the screen.
 _HEIGHT = 230
 
 

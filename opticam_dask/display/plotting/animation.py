@@ -17,6 +17,7 @@ from opticam_dask.display.plotting.images import show_stretched
 
 #: Pixels of the pictures: wide enough to see a shift, small enough for hundreds of them.
 _PICTURE = 320
+#: Dots of an inch, in which matplotlib measures figures and letters.
 _DPI = 100
 #: Grey levels of a frame: few, since noise in many does not compress.
 _N_GREYS = 12

@@ -17,11 +17,13 @@ from opticam_dask.lightcurves.reading.columns import CurveArrays
 if TYPE_CHECKING:
     import xarray as xr
 
-#: Circles around sources have this radius in units of their median FWHM, and at least this share of the image.
+#: Circles around sources have this radius in units of their median FWHM,
 _CIRCLE = 2.0
+#: and at least this share of the image.
 _LEAST_CIRCLE = 0.008
 #: Assumed when no source has a FWHM, in pixels.
 _USUAL_FWHM = 4.0
+#: Images side by side in a figure, at most.
 _MOST_COLUMNS = 3
 #: Black is at least this many times the noise above the sky, so that noise alone stays light.
 _LEAST_RANGE = 30.0

@@ -20,6 +20,7 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": SECONDS_PER_DAY}
 _LONGEST = (("s", 300.0), ("min", 3 * 3600.0), ("h", 2 * SECONDS_PER_DAY))
 #: A gap of this many days parts two columns, when there is more gap than data.
 _LONG_GAP = 0.25
+#: Columns of axes in a figure, at most: with more nights all are drawn on one axis.
 _MOST_COLUMNS = 6
 
 

@@ -34,6 +34,7 @@ _ROWS = 1000
 _CIRCLES = 300
 #: Stamps of the brightest sources of a camera.
 _STAMPS = 12
+#: Stamps reach this many FWHM to each side of their source.
 _STAMP_REACH = 3.0
 #: Columns of a catalogue that are listed.
 _COLUMNS = tuple(entry.name for entry in schema.CATALOG)

@@ -13,6 +13,7 @@ from opticam_dask.kernels.units import SECONDS_PER_DAY
 #: Times are kept as whole numbers of this many seconds since the first of a night.
 TICK = 1e-4
 
+#: The last of these numbers: they have 32 bits.
 _LAST_TICK = 2**32 - 1
 
 

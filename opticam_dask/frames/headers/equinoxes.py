@@ -22,6 +22,7 @@ _OF_DATE = re.compile(r"^(GAPPT|J-?NOW|OF[ _]?DATE|EOD|APPARENT|TOPOCENTRIC|CURR
 _YEAR = re.compile(r"^([JB]?)\s*(\d{4}(?:\.\d*)?)$", re.IGNORECASE)
 #: Reference system and equinox, the keywords of the standard before their older names (FITS 4.0, 8.3).
 _NAMES = ("RADESYS", "RADESYSA", "RADECSYS", "EQUINOX", "EPOCH")
+#: Values of a header without any of them.
 _NOTHING = (None,) * len(_NAMES)
 
 

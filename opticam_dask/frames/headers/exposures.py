@@ -12,8 +12,9 @@ from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_number
 from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.text import shown
 
-#: Longer exposures and coarser binning than these are not believed: the header is damaged, or in other units.
+#: A longer exposure is not believed: the header is damaged, or in other units.
 _LONGEST_EXPOSURE = SECONDS_PER_DAY
+#: Nor is a coarser binning.
 _LARGEST_BINNING = 1024
 #: Exposure times in two keywords contradict each other when they differ by more than this share,
 _SAME_EXPOSURE = 0.05

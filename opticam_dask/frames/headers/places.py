@@ -17,6 +17,7 @@ from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_angle, 
 _SAME_POINTING = 1.0
 #: Two sites that are further apart contradict each other, km.
 _SAME_SITE = 1.0
+#: Length of a degree of a great circle on the Earth.
 _KM_PER_DEGREE = 111.2
 _LOWEST = -500.0  # height of a telescope on the ground at least, m
 _HIGHEST = 10000.0  # height of a telescope on the ground at most, m
@@ -195,6 +196,7 @@ def site_of(instrument: PlaceEntries, values: HeaderValues) -> Site:
 
 
 Site = tuple[float, float, float]
+#: Keywords of sites: by longitude, latitude and height, or from the centre of the Earth.
 _SITE_NAMES = (
     tuple(dict.fromkeys(name for north, east, heights in keywords.SITES for name in (north, east, *heights)))
     + keywords.GEOCENTRIC

@@ -24,6 +24,7 @@ _LONGEST_TIME = 200
 #: Exposure times from the moment a time stamp marks to the middle of the exposure.
 TO_MIDDLE = {"start": 0.5, "middle": 0.0, "end": -0.5}
 _DATE_ALONE = re.compile(r"\s*(\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{2}/\d{2}/\d{2})\s*")
+#: A longer text is no date alone.
 _LONGEST_DATE = 16
 _ZONE = re.compile(r"([+-]\d\d:?\d\d|Z)\s*$")
 _TIME_OF_DAY = re.compile(r"\s*\d{1,2}(:|\s|h)\s*\d{1,2}")

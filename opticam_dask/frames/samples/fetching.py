@@ -23,7 +23,7 @@ CACHE_VARIABLE = "OPTICAM_DASK_SAMPLES"
 SIMULATED = "simulated"
 _TIMEOUT = 30.0  # s without an answer
 _LARGEST_FILE = 1 << 27  # bytes; no sample has a larger one
-_N_SIMULATED = 20
+_N_SIMULATED = 20  # frames of each camera
 
 
 class PublishedFrames(NamedTuple):

@@ -26,7 +26,7 @@ Noise = Literal["independent", "opticam"]
 FILTERS = ("g", "r", "i")
 
 _DETECTOR = 2048  # pixels of a side, unbinned
-_N_SOURCES = 6
+_N_SOURCES = 6  # of a frame
 _FIELD_SEED = 123  # of the places and fluxes of the sources
 _SKY = 100.0  # mean of a pixel, counts
 _SKY_RMS = 10.0  # scatter of a pixel, counts

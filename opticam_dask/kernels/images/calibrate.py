@@ -25,6 +25,7 @@ _LARGEST_LEVEL = 3e38
 #: Smaller frames (pixels along an axis) than this leave the compiled form no room.
 _SMALLEST_FRAME = 16
 
+#: Pixels of more electrons have no value: a stack counts them in fixed point (64 bits).
 _MOST_ELECTRONS = 2.0**35
 
 

@@ -16,8 +16,10 @@ from scipy import ndimage
 
 #: Rings around a star reach this many times as far as the part of it that is not looked at,
 _REACH = 6
-#: and twice as far again until the light in this part of their radius is that at their end,
-_INNER, _OUTER = 0.6, 0.9
+#: and twice as far again until the light at this part of their radius
+_INNER = 0.6
+#: is that at this one,
+_OUTER = 0.9
 #: to this part of the noise of a pixel.
 _NOTHING_LEFT = 0.5
 

@@ -28,8 +28,10 @@ _ONE_STAR = 2.8
 #: Segments whose brightest pixel is this many times their faintest tell the size of stars: all of their core is seen.
 _WELL_SEEN = 2.0
 
-#: Levels at which maxima of a segment are told apart, and the least share of its flux that each of them has.
-_N_LEVELS, _CONTRAST = 32, 0.001
+#: Levels at which the maxima of a segment are told apart.
+_N_LEVELS = 32
+#: Each of them has at least this share of the flux of the segment.
+_CONTRAST = 0.001
 
 #: Variance of a uniform distribution over one pixel: the least that a source is wide.
 _PIXEL_VARIANCE = 1.0 / 12.0

@@ -6,8 +6,10 @@ import numpy as np
 
 #: The frame is looked at in this many pixels along each axis: hardly any frame has such parts.
 _SAMPLED = 128
-#: Such parts are at least this share of a frame, and at most that one.
-_LEAST_SHARE, _MOST_SHARE = 0.01, 0.9
+#: Such parts are at least this share of a frame,
+_LEAST_SHARE = 0.01
+#: and at most this one.
+_MOST_SHARE = 0.9
 #: They lie together: so far from chance to certainty is the share of their pixels that have another one beside them.
 _TOGETHER = 0.5
 #: All other pixels are this many times their own scatter above them: no sky of few electrons begins at the value.

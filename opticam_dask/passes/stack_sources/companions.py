@@ -34,6 +34,7 @@ _HIDDEN = 4.0
 #: What is left of a blend of stars has this many times the variance at most that is expected, or that most known stars
 #: leave, whichever is more; of a galaxy more is left.
 _LARGEST_MISFIT = 4.0
+#: Most known stars are this many of a hundred.
 _MOST_STARS = 90.0
 
 #: No star is looked for within this many semi-axes of the segment of a galaxy.

@@ -11,7 +11,7 @@ import numpy as np
 
 #: Fewest pairs that can tell a match with a rotation from chance: one more than fix it.
 LEAST_FOR_ROTATION = 3
-#: So many starting points are refined.
+#: This many starting points are refined.
 MAX_REFINED = 8
 
 

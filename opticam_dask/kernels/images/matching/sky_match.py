@@ -30,8 +30,9 @@ _WINDOW = 0.62
 _WHOLE_WINDOW = 0.8
 #: Distance between the centres of the windows, in units of the side of the field.
 _STEP = 0.4
+#: A field of fewer stars than this has few.
 _FEW = 40
-#: So many stars in the middle of the frame are matched when the brightest of the whole frame do not match: order by
+#: This many stars in the middle of the frame are matched when the brightest of the whole frame do not match: order by
 #: brightness may mean nothing (another band, no magnitudes), and distortion hardly shows in a small field.
 _PATTERN = 22
 #: Detections and catalogue stars used to begin with: the brightest.

@@ -14,9 +14,9 @@ from opticam_dask.kernels.images.matching.problem import MAX_REFINED, MatchProbl
 
 #: At most this many of the first sources are corners of triangles: 4060 of them.
 _MAX_CORNERS = 30
-#: So many pairs of similar triangles are looked at: a few milliseconds.
+#: This many pairs of similar triangles are looked at: a few milliseconds.
 _MAX_SIMILAR = 40_000
-#: So many transforms are counted pair by pair: they are the best of a rougher count.
+#: This many transforms are counted pair by pair: they are the best of a rougher count.
 _MAX_COUNTED = 60
 
 

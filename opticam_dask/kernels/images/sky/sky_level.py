@@ -38,7 +38,7 @@ _BY_SCATTER = 11.0
 #: Quantile of the distances that counts as that of the nearest.
 _NEAREST = 0.28
 
-#: So many of 3 x 3 boxes like the middle one are a sky of their own (the corner of an amplifier),
+#: This many of 3 x 3 boxes like the middle one are a sky of their own (the corner of an amplifier),
 _OWN_NEAR = 4
 #: or so many of 5 x 5.
 _OWN = 6
@@ -48,8 +48,9 @@ _RIDGE = 0.005
 
 #: Degree of the polynomial through all boxes, and how many boxes it needs.
 _DEGREES = ((3, 64), (2, 25), (1, 9))
-#: Where fewer are known, so many that reach across more than this share of the mesh along both axes have a plane.
+#: Where fewer are known, at least this many have a plane,
 _FEWEST = 4
+#: if they reach across more than this share of the mesh along both axes.
 _SPANNED = 0.5
 #: Values are drawn to within so many sigma of it.
 _DRAWN_NEAR = 4.0

@@ -33,8 +33,9 @@ _OF_DIFFERENCE = 6.0
 #: and tell it when there are so many.
 _FEWEST = 16
 
-#: Degree of the polynomial, and its number of terms.
+#: Degree of the polynomial,
 DEGREE = 4
+#: and its number of terms.
 N_TERMS = (DEGREE + 1) * (DEGREE + 2) // 2
 
 #: What the profile and the place of a star may get wrong of its light in a pixel,
@@ -43,9 +44,10 @@ _MODEL_ERROR = 0.03
 _SHAPE_ERROR = 0.003
 #: The width of a star may differ from that of the profile by so much (1 sigma), which is fitted with it.
 _WIDTH_ERROR = 0.1
-#: Pixels in which neighbours shed more than so many times the noise of the sky do not count: in this frame they may be
-#: fainter than in the catalogue. What they shed elsewhere is known to this part.
+#: Pixels in which neighbours shed more than this many times the noise of the sky do not count: in this frame they may
+#: be fainter than in the catalogue.
 _FOREIGN_MOST = 0.3
+#: What they shed in other pixels is known to this part of it.
 _FOREIGN_ERROR = 0.3
 
 #: Windows of so many pixels along a side are fitted in cells of four pixels.
@@ -56,8 +58,9 @@ _CLIP = 6.0
 #: in so many rounds.
 _ROUNDS = 3
 
-#: What is added to the normal equations of columns of length 1, and what keeps empty ones from being divided by 0.
+#: Added to the diagonal of the normal equations, whose columns have length 1.
 _RIDGE = 1e-9
+#: Divisors are at least this, so that nothing is divided by 0.
 _TINY = 1e-30
 
 #: A polynomial is wrong under a star by this part of what it varies by in the window.
@@ -67,7 +70,7 @@ _FORM_ERROR = 0.12
 _ENOUGH = 0.4
 #: What is left of the sky in a window is looked for in so many parts along each side.
 _PARTS = 6
-#: So many parts are left at least.
+#: This many parts are left at least.
 _FEWEST_LEFT = 2.0
 
 
