@@ -28,6 +28,15 @@
 #define IN_LANES
 #endif
 
+/* Bring a row of pixels into the cache before it is needed, where no processor foresees which is the next. */
+#ifdef __GNUC__
+#define FETCH_ROW(from, n_bytes)                                      \
+    for (size_t offset = 0; offset < (size_t)(n_bytes); offset += 64) \
+    __builtin_prefetch((const char *)(from) + offset)
+#else
+#define FETCH_ROW(from, n_bytes)
+#endif
+
 /* Kinds of elements, named as in the struct module; integers are told by their size as well, which is always 64 bit
    (a C long or a C long long, by the platform). */
 #define FLOAT32 'f'

@@ -13,15 +13,6 @@
 #define SAMPLE 15        /* pixels from which the range of the bins is guessed */
 #define RANGE 6.0        /* half of that range in sigma of the sample */
 
-/* Bring a row of pixels into the cache before it is needed: boxes jump from row to row, which no processor foresees. */
-#ifdef __GNUC__
-#define FETCH_ROW(from, n_bytes)                                        \
-    for (size_t offset = 0; offset < (size_t)(n_bytes); offset += 64) \
-    __builtin_prefetch((const char *)(from) + offset)
-#else
-#define FETCH_ROW(from, n_bytes)
-#endif
-
 typedef struct {
     double median, mean, std;
 } Moments;

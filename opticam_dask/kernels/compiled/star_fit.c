@@ -11,20 +11,21 @@ IN_LANES void fill_light(const Profile *profile, const Place *place, double x, d
     const double minor_x = -sine / place->form[3], minor_y = cosine / place->form[3];
     const double per_step = 1.0 / profile->step, last = profile->edge * per_step, *table = profile->table;
     const double left = (double)place->x0;
-    for (Py_ssize_t row = 0; row < size; row++, light += size) {
+    double *radius = light;
+    for (Py_ssize_t row = 0; row < size; row++, radius += size) {
         const double dy = (double)(place->y0 + row) - y, along_y = dy * major_y, across_y = dy * minor_y;
         for (int column = 0; column < (int)size; column++) { /* an int becomes a double in lanes */
             const double dx = (left + (double)column) - x;
             const double along = dx * major_x + along_y, across = dx * minor_x + across_y;
             double rho = sqrt(along * along + across * across) * per_step;
             rho = rho < last ? rho : last; /* the edge for NaN too */
-            light[column] = rho;
+            radius[column] = rho;
         }
-        for (int column = 0; column < (int)size; column++) {
-            const double rho = light[column];
-            const int below = (int)rho;
-            light[column] = (table[below] + (rho - (double)below) * (table[below + 1] - table[below])) * per_area;
-        }
+    }
+    for (Py_ssize_t i = 0; i < size * size; i++) { /* all rows at once: few pixels are left over from lanes */
+        const double rho = light[i];
+        const int below = (int)rho;
+        light[i] = (table[below] + (rho - (double)below) * (table[below + 1] - table[below])) * per_area;
     }
 }
 
@@ -120,7 +121,7 @@ static double median_flux(const Star *star)
     return 0.5 * (lower + upper);
 }
 
-static void find_residuals(const Star *star, const Limits *limits, double flux, double widening)
+IN_LANES static void find_residuals(const Star *star, const Limits *limits, double flux, double widening)
 {
     const double *light = star->templates, *wider = star->templates + 3 * star->n;
     for (Py_ssize_t i = 0; i < star->n; i++) {

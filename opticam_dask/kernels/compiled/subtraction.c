@@ -188,6 +188,9 @@ PyObject *subtract_sky(PyObject *module, PyObject *arguments)
 DEFINE_SUM(sum_single, float)
 DEFINE_SUM(sum_double, double)
 
+/* Stretches lie far apart: so many before it is its turn each is brought into the cache. */
+#define AHEAD 8
+
 /* Add a stretch of one row to what is taken from its boxes. */
 static void take(const Py_buffer *image, int64_t start, int64_t stop, Py_ssize_t box_y, Py_ssize_t box_x, int64_t *taken,
                  double *light)
@@ -244,8 +247,12 @@ PyObject *take_pixels(PyObject *module, PyObject *arguments)
     if (!wrong) {
         Py_BEGIN_ALLOW_THREADS
         Py_ssize_t span = 0;
-        for (Py_ssize_t i = 0; i < n; i++)
+        for (Py_ssize_t i = 0; i < n; i++) {
+            if (i + AHEAD < n)
+                FETCH_ROW((const char *)image->buf + start[i + AHEAD] * image->itemsize,
+                          (stop[i + AHEAD] - start[i + AHEAD]) * image->itemsize);
             take(image, start[i], stop[i], box_y, box_x, views[TAKEN].buf, views[LIGHT].buf);
+        }
         for (Py_ssize_t i = 0; i < views[ALONE].shape[0]; i++) {
             while (span < n && stop[span] <= alone[i])
                 span++;
