@@ -82,6 +82,9 @@ def test_coverage__says_how_often_one_sigma_holds(claimed, share):
     assert card["coverage_error_factor"] == pytest.approx(1.0 / claimed, rel=0.06)
     assert card["coverage_n_stars"] == 12
     assert f"1 sigma covers {100 * card['coverage_one_sigma']:.0f} %" in describe_coverage(card)[0]
+    assert len(describe_coverage(card)) == 1
+    warning = describe_coverage(coverage_card(_curves(amplitude=0.0, claimed=0.3)))[1]
+    assert "warning: comparisons differ from each other 3.4 times as much as their errors say" in warning
 
 
 def test_coverage__after_shared_trends_is_that_of_light_curves_without_them():

@@ -20,6 +20,9 @@ _FEWEST_SHARING = 4
 #: Fewer comparisons than this are no test of the errors.
 _FEWEST_TESTED = 3
 
+#: Comparisons that differ by so many times their errors are none.
+_VARY = 2.5
+
 #: Frames of a night that comparisons are held against each other in: shares are known to half a per cent with these.
 _MOST_TESTED = 5000
 #: The same where each of them is freed of shared trends, which takes a second for a thousand frames of twenty stars.
@@ -229,11 +232,18 @@ def _has_level(flux: np.ndarray, error: np.ndarray) -> bool:
 
 
 def describe_coverage(attributes: Mapping[str, Any]) -> Sequence[str]:
-    """The coverage card in a line for people; nothing where there is none."""
+    """The coverage card in a line for people, and a warning where it is bad; nothing where there is none."""
     if "coverage_one_sigma" not in attributes:
         return []
+    factor = attributes["coverage_error_factor"]
+    warning = (
+        f"warning: comparisons differ from each other {factor:.1f} times as much as their errors say: some of them "
+        "vary, or frames do what is not in the errors (flat, form of the stars); look at them, and give --comparisons "
+        "of your own"
+    )
     return [
         f"{attributes['coverage_n_stars']} comparisons against each other: 1 sigma covers "
         f"{100 * attributes['coverage_one_sigma']:.0f} % of their points (68 % where errors are right), red noise beta "
-        f"{attributes['coverage_beta']:.2f}"
+        f"{attributes['coverage_beta']:.2f}",
+        *([warning] if factor > _VARY else []),
     ]
