@@ -1,9 +1,8 @@
 """Executors of blocks: one after the other in this process, or many at a time on the workers of a Dask client.
 
-Workers are separate processes of one thread each,
-started as programs of their own (not forked or spawned from the user's script), so that a script needs no ``__main__``
-guard and a notebook or a test behaves the same. Scheduler and dashboard listen on the loopback interface unless told
-otherwise.
+Workers are separate processes of one thread each, started as programs of their own (not forked or spawned from the
+user's script), so that a script needs no ``__main__`` guard and a notebook or a test behaves the same. Scheduler and
+dashboard listen on the loopback interface unless told otherwise.
 """
 
 from __future__ import annotations

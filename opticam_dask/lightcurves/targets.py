@@ -68,7 +68,7 @@ def source_numbers(out_directory: str | Path, key: str, given: Any, radius: floa
     """Numbers of one or several targets in the catalogue of a camera, as :func:`source_number` finds them.
 
     ``(RA, Dec)`` is one target only as a pair of floats or a place of astropy's; in a sequence a place may be text.
-    Whole numbers with commas, as ``1,2,9``, are so many sources.
+    Whole numbers with commas, as ``1,2,9``, are one source each.
     """
     is_pair = isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, float) for one in given)
     is_one = isinstance(given, (int, np.integer, str)) or hasattr(given, "icrs") or is_pair

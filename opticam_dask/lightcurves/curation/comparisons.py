@@ -51,7 +51,7 @@ def sources_marked(curves: CurveArrays | xr.Dataset, kind: str) -> dict[int, str
 
 
 def choose(curves: CurveArrays, target: int, without: Sequence[int] = ()) -> Choice:
-    """Choose comparisons that are fit for a target; sources marked keep are, whatever is found out about them."""
+    """Choose comparisons that are fit for a target; sources that are marked *keep* are chosen in any case."""
     everything = curves["source_id"].to_numpy().tolist()
     if target not in everything:
         return Choice([], [], [])
