@@ -73,6 +73,7 @@ def slurm() -> None:
 #: slow: they reduce nights, start workers or open browsers.
 _QUICK = (
     "kernels",
+    "steps",
     "project/test_rooms.py",
     "project/test_habits.py",
     "store/test_stored_identities.py",
