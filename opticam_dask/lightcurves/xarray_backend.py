@@ -82,7 +82,7 @@ class OpticamBackend(BackendEntrypoint):
         drop_variables : str or iterable of str, optional
             Variables that are left out.
         key : str, optional
-            Camera key such as ``1:g`` (``1-g`` works as well).
+            Camera key such as ``1:g`` (``1-g`` works as well, and ``g`` where one camera has this filter).
         instrument : Instrument, optional
             What the headers mean; by default ``OPTICAM_MX``.
 
@@ -95,9 +95,10 @@ class OpticamBackend(BackendEntrypoint):
         """
         observed = _observed(filename_or_obj, instrument)
         if key is not None:
-            observed = {name: one for name, one in observed.items() if key in (name, _group(name))} or _no_key(
-                key, observed
-            )
+            from opticam_dask.store.store import key_of
+
+            name = key_of(key, list(observed), filename_or_obj)
+            observed = {name: observed[name]}
         if len(observed) == 1:
             (dataset,) = (_dataset(one) for one in observed.values())
         else:
@@ -112,8 +113,10 @@ class OpticamBackend(BackendEntrypoint):
         instrument: Instrument | None = None,
     ) -> dict[str, xr.Dataset]:
         """Open the frames of a directory lazily, a group a camera (``/1-g``)."""
+        from opticam_dask.store.camera import group_name
+
         observed = _observed(filename_or_obj, instrument)
-        groups = {f"/{_group(name)}": _without(_dataset(one), drop_variables) for name, one in observed.items()}
+        groups = {f"/{group_name(name)}": _without(_dataset(one), drop_variables) for name, one in observed.items()}
         return {"/": xr.Dataset(), **groups}
 
     def open_datatree(  # type: ignore[override]  # each engine has options of its own
@@ -165,16 +168,6 @@ def _suffixed(key: str, dataset: xr.Dataset) -> xr.Dataset:
     renamed = dataset.rename({name: f"{name}_{suffix}" for name in names}).drop_attrs(deep=False)
     renamed[f"image_{suffix}"].attrs.update(dataset.attrs)
     return renamed
-
-
-def _no_key(key: str, observed: dict[str, ObservedCamera]) -> dict[str, ObservedCamera]:
-    raise ValueError(f"no camera key {key!r}; there are {', '.join(observed)}")
-
-
-def _group(key: str) -> str:
-    from opticam_dask.store.camera import group_name
-
-    return group_name(key)
 
 
 def _without(dataset: xr.Dataset, names: str | Iterable[str] | None) -> xr.Dataset:

@@ -27,6 +27,30 @@ from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
 STORE_NAME = "reduction.zarr"
 
 
+def key_of(name: str, known: Sequence[str], where: object) -> str:
+    """Key that is meant by a key (``1:g``), by the name of its group (``1-g``) or by a filter (``g``) of one camera.
+
+    Parameters
+    ----------
+    name : str
+        What somebody called it.
+    known : sequence of str
+        Keys that there are.
+    where : path
+        Where they are, for the message.
+
+    Raises
+    ------
+    NoSuchKey
+        When there is none, or several have the filter; the message names the keys.
+    """
+    named = [key for key in known if name in (key, group_name(key))]
+    found = named or [key for key in known if name == key.partition(":")[2]]
+    if len(found) != 1:
+        raise NoSuchKey(f"there is no such key: {name!r} in {where}; it has {', '.join(known) or 'none'}")
+    return found[0]
+
+
 @dataclass(frozen=True)
 class Store(Described):
     """The store of one output directory.
@@ -132,12 +156,7 @@ class Store(Described):
         # most callers name one that is there, and it is one file that is read
         if name and name not in (".", "..") and (key := Group(self.path, group_name(name)).attributes.get("key")):
             return Camera(self.path, str(key))
-        cameras = self.cameras
-        found = [camera for camera in cameras if name == camera.key.partition(":")[2]]
-        if len(found) != 1:
-            known = ", ".join(camera.key for camera in cameras) or "none"
-            raise NoSuchKey(f"there is no such key: {name!r} in {self.path.parent}; it has {known}")
-        return found[0]
+        return Camera(self.path, key_of(name, self.keys, self.path.parent))
 
     def add_camera(self, key: str, camera: str, filter_name: str) -> Camera:
         """Make the group of a camera key, unless it is there."""

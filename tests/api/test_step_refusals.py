@@ -11,6 +11,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_stars, never, read_out, reduce_frames, write_frame
 
 import opticam_dask as opticam
@@ -19,6 +20,7 @@ from opticam_dask.api.steps.frames import with_chain
 from opticam_dask.api.steps.reading import SOURCE, OpenedFrames
 from opticam_dask.cluster import blocks
 from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.lightcurves.xarray_backend import OpticamBackend
 
 CAMERA = opticam.Instrument.from_json(INSTRUMENT)
 
@@ -53,6 +55,20 @@ def test_frames_that_cannot_be_used__are_told_with_the_reason_of_each(open_them,
     (tmp_path / "text.fits").write_text("no frame")
     with pytest.raises(ValueError, match=r"no usable frame in .*, 1 file\(s\).*\. text\.fits: not a FITS file"):
         open_them(tmp_path)
+
+
+def test_frames__are_of_the_camera_that_is_named_by_its_key_its_group_or_its_filter(tmp_path):
+    for number, name in enumerate(("H/a", "r")):
+        write_frame(tmp_path / f"{name[0]}.fits", np.full((40, 50), 100 + number, dtype=np.uint16), 300.0 * number)
+        fits.setval(tmp_path / f"{name[0]}.fits", "FILTER", value=name)
+    for given in ("1:H/a", "1-H_a", "H/a"):
+        assert opticam.open_frames(tmp_path, key=given, instrument=CAMERA).attrs["key"] == "1:H/a"
+        opened = xr.open_dataset(tmp_path, engine=OpticamBackend, key=given, instrument=CAMERA)
+        assert opened["image"].to_numpy().min() == 100
+    with pytest.raises(ValueError, match=r"there is no such key: '3:z' in .*; it has 1:H/a, 1:r"):
+        opticam.open_frames(tmp_path, key="3:z", instrument=CAMERA)
+    with pytest.raises(ValueError, match="one of 1:H/a, 1:r, got None"):
+        opticam.open_frames(tmp_path, instrument=CAMERA)
 
 
 Step = Callable[[dict[str, xr.Dataset], xr.Dataset], object]

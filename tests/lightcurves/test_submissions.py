@@ -20,6 +20,7 @@ import opticam_dask as opticam
 from opticam_dask.cli import main
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.fitting import shapes
+from opticam_dask.lightcurves.submission import aavso_exoplanet
 from opticam_dask.lightcurves.submission.aavso_exoplanet import make_aavso_exoplanet, problems_of_aavso_exoplanet
 from opticam_dask.lightcurves.submission.aavso_extended import make_aavso_extended, problems_of_aavso_extended
 from opticam_dask.lightcurves.submission.ades import make_ades, problems_of_ades
@@ -118,6 +119,11 @@ def fit(curve):
 
 def _frames_of_rows(airmass):
     return np.rint((np.asarray(airmass, float) - 1.0) * 1000).astype(int)
+
+
+def test_exoplanet__has_the_limb_darkening_of_a_filter_whose_name_has_a_slash():
+    fit = xr.Dataset(attrs={"u1_1-H_a": 0.3, "u2_1-H_a": 0.2})
+    assert aavso_exoplanet._priors(fit, "1:H/a") == "u1=0.3,u2=0.2"
 
 
 def test_exoplanet__an_independent_reader_finds_every_number_in_its_row(curve, fit, observer):

@@ -32,6 +32,7 @@ from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.lightcurves.indexes import box_coordinates, pixel_coordinates, with_indexes
 from opticam_dask.lightcurves.results import table_of_frames
 from opticam_dask.pipeline import plan
+from opticam_dask.store.store import key_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ def open_frames(
     data_directory : path or URL, or sequence of them
         Directories or files.
     key : str, optional
-        Camera key such as ``1:g``; may be left out where there is one camera.
+        Camera key such as ``1:g`` (``1-g`` works as well, and ``g`` where one camera has this filter); may be left
+        out where there is one camera.
     chunks : int or "auto" or None
         Frames of a chunk; ``"auto"`` is the block size of a reduction; None reads all frames at once, as NumPy.
     instrument : Instrument, optional
@@ -100,15 +102,15 @@ def open_frames(
     instrument = instrument or OPTICAM_MX()
     usable = table_of_frames(data_directory, instrument)
     known = sorted(set(usable["key"]))
-    names = [name for name in known if key in (name, name.replace(":", "-")) or (key is None and len(known) == 1)]
-    if not names:
-        raise ValueError(f"expected a camera key (key=...), one of {', '.join(known)}, got {key!r}")
-    table = usable[usable["key"] == names[0]]
+    if key is None and len(known) > 1:
+        raise ValueError(f"expected a camera key (key=...), one of {', '.join(known)}, got None")
+    key = known[0] if key is None else key_of(key, known, data_directory)
+    table = usable[usable["key"] == key]
     planned = plan.plan_parts(table, instrument, barycenter=barycenter, target_coord=target_coord)
     main = max(planned, key=lambda part: sum(len(p.manifest["file"]) for p in planned if p.shape == part.shape))
     parts = [part for part in planned if (part.shape, part.binning) == (main.shape, main.binning)]
     if n_others := len(table) - sum(len(part.manifest["file"]) for part in parts):
-        logger.warning("%s: %d frames of another shape than %s are left out", names[0], n_others, main.shape)
+        logger.warning("%s: %d frames of another shape than %s are left out", key, n_others, main.shape)
     coordinates = _headers_of(parts)
     files = coordinates["file"][1].tolist()
     dtype = np.result_type(*(np.dtype(part.dtype) for part in parts))
@@ -117,12 +119,10 @@ def open_frames(
     images = blocks.lazy_frames(files, reader, main.shape, dtype, size or len(files))
     (image,) = (images,) if size else blocks.computed(images)
     source = OpenedFrames(tuple(files), reader, main.shape, images)
-    about = {"key": names[0], "camera": main.camera, "filter": main.filter, "binning": main.binning}
+    about = {"key": key, "camera": main.camera, "filter": main.filter, "binning": main.binning}
     dataset = xr.Dataset(
         {"image": (("frame", "y", "x"), image, {"units": "adu", "long_name": "frames as they were read"})},
-        coords=coordinates
-        | pixel_coordinates(main.shape)
-        | {"key": ("frame", np.full(len(files), names[0], dtype=object))},
+        coords=coordinates | pixel_coordinates(main.shape) | {"key": ("frame", np.full(len(files), key, dtype=object))},
         attrs=about | {"instrument": instrument.name},
     )
     dataset.encoding = {SOURCE: source}

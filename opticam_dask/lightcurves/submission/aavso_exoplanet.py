@@ -20,6 +20,7 @@ from opticam_dask.lightcurves.submission.rows import (
     rows_of,
     software,
 )
+from opticam_dask.store.camera import group_name
 
 #: Detrending columns that the format has.
 _MOST_VECTORS = 4
@@ -141,7 +142,7 @@ def _vectors(curve: xr.Dataset, fit: xr.Dataset) -> list[str]:
 
 
 def _priors(fit: xr.Dataset, key: str) -> str:
-    name = key.replace(":", "-")
+    name = group_name(key)
     told = {"Period": fit.attrs.get("period")}
     told |= {"a/R*": fit.attrs.get("prior_a_over_rs"), "inc": fit.attrs.get("prior_inclination")}
     told |= {"u1": fit.attrs.get(f"u1_{name}"), "u2": fit.attrs.get(f"u2_{name}")}
