@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.kernels.robust import known_or, median
 from opticam_dask.kernels.sources import centroids, photometry
 from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods import frame_stars, places
@@ -123,7 +125,7 @@ def star_rings(view: FrameView) -> ring_sums.Rings | None:
     core = profile.elliptical_radius(centres, x0, y0, size, shape) < photometry.SIGMA_TO_FWHM
     is_good = np.isfinite(cutouts) & ~view.saturated_at(x0, y0, size)
     light = np.sum(np.where(core & is_good, cutouts, 0.0), axis=(1, 2))
-    noise = np.sqrt(np.maximum(light, 0.0) + np.sum(np.where(core, np.nan_to_num(rms), 0.0) ** 2, axis=(1, 2)))
+    noise = np.sqrt(np.maximum(light, 0.0) + np.sum(np.where(core, known_or(rms), 0.0) ** 2, axis=(1, 2)))
     converged &= np.all(is_good | ~core, axis=(1, 2)) & (light > _LEAST_RATIO * noise)
     best = np.flatnonzero(converged)
     if not len(best):
@@ -180,6 +182,12 @@ class _Neighbours:
     table: np.ndarray
     is_known: bool
 
+    @cached_property
+    def most_beyond(self) -> np.ndarray:
+        """The brightest light at each entry of the table and further out: the middle of a defocused star is dark."""
+        most: np.ndarray = np.maximum.accumulate(self.table[::-1])[::-1]
+        return most
+
 
 def _neighbours(view: FrameView, shape: profile.Shape, xy: np.ndarray) -> _Neighbours:
     """Positions and fluxes of all sources, fitted together in their cores."""
@@ -219,14 +227,13 @@ def _foreign_light(
     """Light of the neighbours in the windows of stars, and the pixels that they shine on too much to count."""
     n, size = rms.shape[:2]
     light, is_foreign = np.zeros((n, size, size)), np.zeros((n, size, size), dtype=bool)
-    reach = size / 2.0 + _WING_REACH * shape.semimajor_sigma
+    reach, areas = size / 2.0 + _WING_REACH * shape.semimajor_sigma, shape.area_at(neighbours.xy)
     for row, star in enumerate(stars):
         away = np.hypot(*(neighbours.xy - star).T)
         others = np.flatnonzero((away < reach) & (away > shape.semiminor_sigma))
         if not len(others):
             continue
-        noise = float(np.nanmedian(rms[row]))
-        area = shape.area_at(neighbours.xy[others])
+        noise, area = median(rms[row][~np.isnan(rms[row])]), areas[others]
         masked = _masked_radius(neighbours, others, noise, area)
         window = np.full(len(others), x0[row]), np.full(len(others), y0[row]), size
         radius = profile.elliptical_radius(neighbours.xy[others], *window, shape)
@@ -242,9 +249,7 @@ def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, ar
     left = _LEFT_OF_NEIGHBOUR if neighbours.is_known else 1.0
     with np.errstate(divide="ignore"):
         level = _MATTERS * noise * area / (left * neighbours.flux[others])
-    # no light further out is brighter; the middle of a defocused star is dark
-    falling = np.maximum.accumulate(neighbours.table[::-1])[::-1]
-    radius = profile.table_radius(np.searchsorted(-falling, -level))
+    radius = profile.table_radius(np.searchsorted(-neighbours.most_beyond, -level))
     return np.clip(radius, _LEAST_MASK, _MOST_MASK)
 
 
