@@ -145,27 +145,27 @@ def look_again(
     psf, n_known = Psf(profile.gaussian_profile().table(), shape), len(xy)
     sky = np.zeros_like(stack.image)
     for _ in range(2):
-        xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+        xy, flux, error, model, residual = _fit(stack, sky, psf, xy, flux)
         psf = measured_psf(psf, stack, residual, xy, flux, error, is_clean)
-    xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+    xy, flux, error, model, residual = _fit(stack, sky, psf, xy, flux)
     for _ in range(_ROUNDS):
         sky, scatter = _left_behind(residual + sky, shape)
-        new_xy, new_flux = _search(stack, residual, scatter, psf, xy, flux, least_ratio)
+        new_xy, new_flux = _search(stack, model, residual, scatter, psf, xy, flux, least_ratio)
         room = max(0, most - len(xy))
         if not len(new_xy[:room]):
             break
         is_clean = np.append(is_clean, np.zeros(len(new_xy[:room]), dtype=bool))
         xy, flux = np.concatenate([xy, new_xy[:room]]), np.append(flux, new_flux[:room])
-        xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+        xy, flux, error, model, residual = _fit(stack, sky, psf, xy, flux)
         kept = _believed(xy, flux, error, n_known, shape, least_ratio)
         xy, flux, is_clean = xy[kept], flux[kept], is_clean[kept]
         psf = measured_psf(psf, stack, residual, xy, flux, error[kept], is_clean)
-        xy, flux, error, residual = _fit(stack, sky, psf, xy, flux, n_steps=1)
-    xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+        xy, flux, error, model, residual = _fit(stack, sky, psf, xy, flux, n_steps=1)
+    xy, flux, error, model, residual = _fit(stack, sky, psf, xy, flux)
     kept = _believed(xy, flux, error, n_known, shape, least_ratio)
     if not kept.all():
-        xy, flux, error, residual = _fit(stack, sky, psf, xy[kept], flux[kept])
-    model, from_profile = (draw(psf, stack.usual_noise, xy, flux, residual.shape) for draw in (_painted, _uncertain))
+        xy, flux, error, model, residual = _fit(stack, sky, psf, xy[kept], flux[kept])
+    from_profile = _uncertain(psf, stack.usual_noise, xy, flux, residual.shape)
     variance = stack.noise**2 + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + from_profile
     further = _further_light(residual, variance + _SHARED * from_profile, psf, xy, least_ratio)
     return KnownStars(xy, flux, error, residual, variance, psf, further)
@@ -253,8 +253,8 @@ def _on_image(places: np.ndarray, inside: np.ndarray, values: np.ndarray) -> tup
 
 def _fit(
     stack: Stack, sky: np.ndarray, psf: Psf, xy: np.ndarray, flux: np.ndarray, n_steps: int = _STEPS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fit places and fluxes of all stars at once; returns them, the errors of the fluxes, and what is left."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fit places and fluxes of all stars at once; returns them, errors of the fluxes, their image, and what is left."""
     shape, sigma = stack.image.shape, psf.shape.sigma
     half = int(np.ceil(_FIT_REACH * psf.shape.semimajor_sigma))
     error = np.full(len(flux), np.inf)
@@ -293,7 +293,8 @@ def _fit(
         xy = xy + np.where((flux > 0)[:, None], moved, 0.0)
         if step == n_steps - 1:
             error = _errors(normal, factor)
-    return xy, flux, error, stack.image - _painted(psf, stack.usual_noise, xy, flux, shape) - sky
+    model = _painted(psf, stack.usual_noise, xy, flux, shape)
+    return xy, flux, error, model, stack.image - model - sky
 
 
 def _errors(normal: csc_array, factor: Any) -> np.ndarray:
@@ -360,6 +361,7 @@ def _left_behind(residual: np.ndarray, shape: profile.Shape) -> tuple[np.ndarray
 
 def _search(
     stack: Stack,
+    model: np.ndarray,
     residual: np.ndarray,
     scatter: np.ndarray,
     psf: Psf,
@@ -368,7 +370,7 @@ def _search(
     least_ratio: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places and fluxes of light in the residual that is as wide as a star, the most significant first."""
-    model, from_profile = (draw(psf, stack.usual_noise, xy, flux, residual.shape) for draw in (_painted, _uncertain))
+    from_profile = _uncertain(psf, stack.usual_noise, xy, flux, residual.shape)
     variance = np.maximum(stack.noise, _SCATTER * scatter) ** 2
     # the error of a profile is the same in all pixels that a star would cover
     n_pixels = 4.0 * np.pi * psf.shape.area
