@@ -21,7 +21,8 @@ from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.psf_photometer import PSFPhotometer
 from opticam_dask.passes.camera_matching import match_cameras
 from opticam_dask.store.camera import Camera, Part
-from opticam_dask.store.store import Store
+from opticam_dask.store.errors import NoSuchKey
+from opticam_dask.store.store import Store, key_of
 
 #: A placed source is one that was found when they are nearer than this part of the FWHM,
 _SAME_SOURCE = 0.75
@@ -74,7 +75,7 @@ def keep_places(store: Store, tell: Callable[[str], None]) -> None:
     cameras = [camera for camera in store.cameras if camera.catalog.is_whole]
     kept = []
     for source in recorded_sources(store):
-        origin = next((one for one in cameras if one.key == source.key), cameras[0] if cameras else None)
+        origin = _camera_of(source, cameras)
         wcs = None if origin is None else origin.catalog.attributes.get("wcs")
         if source.is_on_sky:
             kept.append(source)
@@ -86,6 +87,15 @@ def keep_places(store: Store, tell: Callable[[str], None]) -> None:
             )
             kept.append(PlacedSource(name=source.name, ra=float(place[0][0]), dec=float(place[1][0])))
     store.update({RECORD: [source.record() for source in kept]})
+
+
+def _camera_of(source: PlacedSource, cameras: Sequence[Camera]) -> Camera | None:
+    """Camera on whose reference frame a source was placed, by default the first; None where there is none."""
+    known = {one.key: one for one in cameras}
+    try:
+        return known[key_of(source.key or next(iter(known), ""), list(known), "the catalogues")]
+    except NoSuchKey:
+        return None
 
 
 def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], tell: Callable[[str], None]) -> None:
@@ -127,13 +137,12 @@ class _Finder:
 
     def pixels(self, camera: Camera, source: PlacedSource) -> np.ndarray | None:
         """Place on the reference frame of a camera; None where nobody knows."""
-        keys = [one.key for one in self.cameras]
         if source.is_on_sky:
             origins = [camera, *(one for one in self.cameras if one != camera)]
             return self._first(camera, [(one, _on_frame(one, source.ra, source.dec)) for one in origins])
-        if source.key and source.key not in keys:
-            raise ValueError(f"{source.words} is on the frame of {source.key}; there are {', '.join(keys)}")
-        origin = self.cameras[keys.index(source.key)] if source.key else self.cameras[0]
+        if (origin := _camera_of(source, self.cameras)) is None:
+            known = ", ".join(one.key for one in self.cameras)
+            raise ValueError(f"{source.words} is on the frame of {source.key}; there are {known}")
         xy = np.array([source.x, source.y])
         wcs = origin.catalog.attributes.get("wcs")
         if origin != camera and wcs is not None:

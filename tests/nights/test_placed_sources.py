@@ -17,7 +17,7 @@ from opticam_dask import AperturePhotometer, PSFPhotometer
 from opticam_dask.cli.parser import main
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
-from opticam_dask.frames.placed_sources import read_sources
+from opticam_dask.frames.placed_sources import PlacedSource, read_sources
 from opticam_dask.lightcurves.targets import source_number
 from opticam_dask.passes import placing
 from opticam_dask.pipeline.driver import ReductionError
@@ -175,12 +175,25 @@ def test_a_placed_source_that_is_there_already_is_told(placed: Path, capsys: pyt
         elsewhere.photometry()
 
 
-def test_a_source_beyond_the_frame_is_told(placed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["1:g", "g"])
+def test_a_source_beyond_the_frame_is_told(placed: Path, tmp_path: Path, key: str) -> None:
     store = Store(shutil.copytree(placed / STORE_NAME, tmp_path / STORE_NAME))
-    placing.record_sources(store, read_sources([{"name": "far", "x": 1e6, "y": 4, "key": "1:g"}]))
+    placing.record_sources(store, read_sources([{"name": "far", "x": 1e6, "y": 4, "key": key}]))
     told: list[str] = []
     placing.place_sources(store, lambda _: (16, 16), told.append)
     assert "1:g: 'far' (x 1000000.00, y 4.00) is beyond the reference frame, at x 1000000, y 4: is that right?" in told
+
+
+def test_a_source_on_the_frame_of_no_camera_gets_no_place_of_another_one(placed: Path, tmp_path: Path) -> None:
+    store = Store(shutil.copytree(placed / STORE_NAME, tmp_path / STORE_NAME))
+    store.camera("1:g").catalog.update({"wcs": sky_coordinates.wcs_header(sky_coordinates.tangent_wcs(52.5, 20.0))})
+    placing.record_sources(store, [PlacedSource(name="odd", x=3.0, y=4.0, key="9:z")])
+    with pytest.raises(ValueError, match="is on the frame of 9:z; there are 1:g"):
+        placing.place_sources(store, lambda _: (16, 16), lambda _: None)
+    told: list[str] = []
+    placing.keep_places(store, told.append)
+    assert "odd" not in [source.name for source in placing.recorded_sources(store)]
+    assert any("'odd' (x 3.00, y 4.00) is not placed again" in line for line in told)
 
 
 @pytest.mark.parametrize(
