@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import logging
 import operator
 import os
 import time
@@ -66,8 +65,6 @@ __all__ = [
     "scan",
     "time_gaps",
 ]
-
-logger = logging.getLogger(__name__)
 
 _TRIMMED = (
     "the image is trimmed to {}; the level of an overscan is not subtracted: it is part of the sky background, and of "

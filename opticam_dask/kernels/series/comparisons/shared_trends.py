@@ -283,11 +283,6 @@ def shared_trends(flux: np.ndarray, flux_err: np.ndarray) -> SharedTrends:
     return SharedTrends(*find_effects(deviation, error, chosen))
 
 
-def _mean_square(deviation: np.ndarray, error: np.ndarray) -> float:
-    known = np.isfinite(deviation) & np.isfinite(error)
-    return float(np.mean((deviation[known] / error[known]) ** 2)) if known.any() else float("nan")
-
-
 def _scores(deviation: np.ndarray, error: np.ndarray, most: int) -> np.ndarray:
     """Mean square of stars about their prediction, with 0 to ``most`` components."""
     n_frames, n_stars = deviation.shape
