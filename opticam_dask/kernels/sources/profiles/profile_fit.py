@@ -74,6 +74,8 @@ _BENT = 0.01
 _BEND_ERROR = 0.3
 #: Stars have such bends when the mean of their squares is so many times its scatter above that of the noise.
 _SURE_BEND = 2.0
+#: What is left of bends of the frames is believed beyond so many errors (a master flat makes some in all frames).
+_SURE_LEFT = 2.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +206,9 @@ class _Bends:
         """1-sigma error of the mean light of stars that count so much; bends of frames are the same for all stars."""
         counts = counts / counts.sum()
         of_stars = _BEND_ERROR * np.sqrt(counts @ self.taken**2), np.linalg.norm(counts * self.noise)
-        left = max(float(counts @ self.left) ** 2 - _SURE_BEND * float(counts @ self.left_noise) ** 2, 0.0)
-        return float(np.linalg.norm([*of_stars, counts @ self.common_noise, np.sqrt(left)]))
+        left, by_noise = abs(float(counts @ self.left)), _SURE_LEFT * float(counts @ self.left_noise)
+        left *= np.sqrt(1.0 - (by_noise / left) ** 4) if left > by_noise else 0.0
+        return float(np.linalg.norm([*of_stars, counts @ self.common_noise, left]))
 
 
 def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, _Bends]:
