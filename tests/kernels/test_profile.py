@@ -149,6 +149,18 @@ def test_profile__what_is_left_of_a_sky_that_bends_in_all_frames_is_told(bend):
     assert np.max(error) < 0.013
 
 
+def test_profile__stars_count_less_in_frames_where_a_trail_crosses_them():
+    rng, xy, shape = np.random.default_rng(9), _grid(np.random.default_rng(9), 80.0, 3), profile.Shape(1.7, 1.7, 0.0)
+    stars, (rows, columns) = _stars(xy, np.geomspace(2e5, 4e4, 9), 4.0, 3.0, (240, 240)), np.indices((240, 240))
+    trail = 150.0 * np.exp(-0.5 * ((rows - xy[0, 1] - 0.1 * (columns - xy[0, 0]) - 4.0) / 5.0) ** 2)
+    cutouts, x0, y0 = _cutouts(rng.poisson(stars + SKY_RMS**2).astype(float), xy, 31)
+    crossed, rms = cutouts + _cutouts(trail, xy, 31)[0], np.full(cutouts.shape, SKY_RMS)
+    calm, odd = (ring_sums.measure_rings(windows, rms, xy, x0, y0, shape).star_weight for windows in (cutouts, crossed))
+    assert odd[0] < 0.1 * calm[0]
+    np.testing.assert_allclose(odd[3:], calm[3:], rtol=0.03)  # those of the other rows
+    assert calm[0] > 0.9 * calm.max()
+
+
 @pytest.mark.parametrize("wider", [1.0, 1.15])
 def test_profile__of_two_stars_tells_that_they_differ(wider):
     # as where one of them is a double: nobody can say which

@@ -45,8 +45,10 @@ _WIDEST_SEGMENT = 4.0
 #: nor is one that is this many times more elongated than usual.
 _MOST_ELONGATED = 3.0
 
-#: A source may be a line of the detector when it is longer than this (semi-axis, pixels), and so many times its width.
-_LONG, _LINE = 8.0, 4.0
+#: A source may be a line of the detector when its semi-axis is longer than this (pixels),
+_LONG = 8.0
+#: and so many times as long as the other.
+_LINE = 4.0
 
 #: What is no star and wider than this part of a box of the sky mesh may be sky that the mesh does not follow:
 _SMALL_PATCH = 0.5

@@ -43,26 +43,22 @@ _LEAST_SKY = 60
 
 #: Pixels of the sky that are so many times the scatter from the plane do not count.
 _SKY_CLIP = 4.0
-#: The plane has arrived after so many steps.
+#: The plane has arrived after so many steps,
 _SKY_STEPS = 5
+#: or when no more than this part of its pixels come or go.
+_FEW_CHANGE = 1e-3
 #: A level without slope serves where the error of a plane at the star is this many times that of a level.
 _SLOPE_COST = 2.0
 
-#: The plane has arrived when no more than this part of its pixels come or go.
-_FEW_CHANGE = 1e-3
-
 #: Determinants and condition numbers of places on a line.
 _FLAT = 1e-6
-
 #: What is added to the squares of places, so that those on a line have a plane as well.
 _RIDGE = 1e-9
-
 #: The mean over all directions of coefficients of u^2, u v and v^2, by squares of the radius in units of sigma.
 _ALL_ROUND = np.array([0.5, 0.0, 0.5]) / SKY_REACH**2
 
 #: A bend of the sky counts as far as its chi-square per coefficient is above this.
 _DOUBT = 2.0
-
 #: Beyond this radius, in units of sigma, the light of a star is round.
 _ROUND_FROM = 3.0
 #: Pixels there that stand out from their ring by so many times the noise,
@@ -71,6 +67,8 @@ _STANDS_OUT = 5.0
 _UNEVEN = 0.5
 #: with everything within this radius of them.
 _AROUND = 1.5
+#: Some of it stays: a star from around which this part of its light was left out counts half.
+_LEFT_OUT = 0.05
 
 #: Stars count with the square of their signal-to-noise ratio up to about this ratio of core to background RMS, so that
 #: what is wrong with the surroundings of the brightest does not decide.
@@ -210,7 +208,7 @@ def measure_rings(
         usable &= ~foreign
     places = (np.arange(size) + np.stack([x0, y0])[..., None] - xy.T[..., None]) / (SKY_REACH * shape.semimajor_sigma)
     found = empty_rings(np.arange(len(xy)) if stars is None else stars)
-    area, fitted = shape.area_at(xy), list[_Star]()
+    area, fitted, others = shape.area_at(xy), list[_Star](), np.zeros(len(xy))
     for index in range(len(xy)):
         noise = float(rms[index, size // 2, size // 2])
         stamp = _stamp(cutouts[index], noise, rho[index], usable[index], *places[:, index])
@@ -219,6 +217,8 @@ def measure_rings(
             continue
         is_other = _stands_out(stamp, sky, usable[index], rho[index], _AROUND * shape.semiminor_sigma)
         if is_other is not None:
+            left_out = ~is_other.ravel()[np.flatnonzero(usable[index])]
+            others[index] = max(float(np.sum((stamp.electrons - sky.at(stamp))[left_out])), 0.0)
             stamp = _stamp(cutouts[index], noise, rho[index], is_other, *places[:, index])
             sky = None if stamp is None else _fit_sky(stamp)
         if stamp is not None and sky is not None:
@@ -231,7 +231,8 @@ def measure_rings(
     bend = _bend_of_sky(fitted, evenness)
     trust = evenness if disturbed is None else evenness / (1.0 + (disturbed / _DISTURBED) ** 2)
     for star in fitted:
-        _sort_pixels(found, star, bend, float(trust[star.index]))
+        of_others = 1.0 / (1.0 + (others[star.index] / star.flux / _LEFT_OUT) ** 2)
+        _sort_pixels(found, star, bend, float(trust[star.index]) * of_others)
     return found
 
 
@@ -404,10 +405,9 @@ def _unevenness(star: _Star, usual: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Bend:
-    """Curvature of the sky of a frame.
+    """Curvature of the sky of a frame: coefficients of u^2, u v and v^2, and the part of them that is taken off.
 
-    Coefficients of u^2, u v and v^2, the part of them that is taken off, and the error of the mean over all directions,
-    per square of the radius in units of sigma.
+    ``error`` is that of the rise.
     """
 
     terms: np.ndarray
