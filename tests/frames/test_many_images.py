@@ -228,6 +228,19 @@ def test_extensions__that_say_nothing_of_their_own_are_left_out_and_told(tmp_pat
     assert any("1 further image(s)" in line and "SMALL" in line for line in found.warnings)
 
 
+@pytest.mark.parametrize("names", [("DQ", "SCI"), ("THUMB", "SCI", "DQ"), ("DQ", "SCI", "PREVIEW")])
+def test_extensions__a_mask_or_preview_before_the_image_is_not_taken_for_it(tmp_path, names):
+    pixels, mask = np.arange(48, dtype="u2").reshape(6, 8), np.zeros((6, 8), np.uint8)
+    mask[2, 3] = 1
+    data = {"SCI": pixels, "DQ": mask, "THUMB": pixels[:2, :2], "PREVIEW": pixels[:3, :4]}
+    file = tmp_path / "a.fits"
+    hdus = [fits.PrimaryHDU(header=header_of()), *(fits.ImageHDU(data[name], name=name) for name in names)]
+    fits.HDUList(hdus).writeto(file)
+    expected = np.where(mask, np.nan, pixels)
+    np.testing.assert_array_equal(FitsReader().read(str(file)), expected)
+    assert scan([file], CAMERA).table["file"].tolist() == [str(file)]
+
+
 # ---------------------------------------------------------------- amplifiers
 
 

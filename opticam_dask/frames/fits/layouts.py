@@ -30,7 +30,7 @@ _UTYPES = {"STDDEVUNCERTAINTY": 1, "VARIANCEUNCERTAINTY": 2, "INVERSEVARIANCE": 
 #: Names of extensions that go with an image and are no frames: its errors, weights, or sky (IRAF, LCO, HST, ESO).
 _COMPANIONS = _BAD_PIXELS | {
     *(*_ERRORS, "RMS", "WHT", "WEIGHT", "EXP", "SAMP", "TIME", "BKG", "BACKGROUND", "SKY", "THUMBNAIL", "PREVIEW"),
-    *("CON", "CTX", "QUAL"),
+    *("THUMB", "CON", "CTX", "QUAL"),
 }
 #: Keywords of an image that hold for its own pixels alone.
 _OF_PIXELS = frozenset({"CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2"})
@@ -198,11 +198,22 @@ def contents_of(
             pass
     tables = tuple(hdu for hdu in [*seen, *behind] if hdu.cards.get("XTENSION") in ("BINTABLE", "TABLE"))
     primary = seen[0].cards
-    pictures = [_with_companions(picture, behind, choice) for picture in _pictures(found, behind, primary, choice)]
+    found, behind = _image_before_companions(found, behind, choice)
+    pictures = [
+        _with_companions(picture, behind, choice, found.number) for picture in _pictures(found, behind, primary, choice)
+    ]
     pictures = [_held(picture, most_bytes, cut_header[0]) for picture in pictures]
     pictures.sort(key=lambda picture: picture.n_planes > 0)  # the image of a file is a picture, where it has one
     tables = tuple(table for table in tables if table.cards.get("ZIMAGE") is not True)
     return Contents(tuple(pictures), tables, cut_header, most_bytes)
+
+
+def _image_before_companions(found: Hdu, behind: list[Hdu], choice: ImageChoice) -> tuple[Hdu, list[Hdu]]:
+    """The image of a file, where a mask, a preview or the like stands before it, and all others."""
+    if choice.extension is not None or found.name not in _COMPANIONS:
+        return found, behind
+    image = next((hdu for hdu in behind if hdu.is_image and hdu.name not in _COMPANIONS), None)
+    return (found, behind) if image is None else (image, [found, *(hdu for hdu in behind if hdu is not image)])
 
 
 def _held(picture: StoredFrame, file_bytes: int, cut_header: str) -> StoredFrame:
@@ -353,8 +364,11 @@ def _assembled(group: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> Sto
     return StoredFrame(group[0].number, header, group[0].cards, parts, n_planes if n_planes > 1 else 0)
 
 
-def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageChoice) -> StoredFrame:
-    """A picture with the extensions behind it, of its shape and EXTVER, that mark bad pixels and tell errors."""
+def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageChoice, first: int) -> StoredFrame:
+    """A picture with the extensions, of its shape and EXTVER, that mark bad pixels and tell errors.
+
+    They stand behind it, and before the first one of a file (``first``, number of its HDU) as well.
+    """
     if len(picture.tiles) > 1:
         return picture
     stored = picture.tiles[0].image
@@ -362,7 +376,7 @@ def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageC
     own = [
         hdu
         for hdu in behind
-        if hdu.number > stored.hdu.number
+        if (hdu.number > stored.hdu.number or stored.hdu.number == first)
         and hdu.axes in (stored.shape, stored.hdu.axes)
         and hdu.cards.get("EXTVER", 1) == version
     ]
