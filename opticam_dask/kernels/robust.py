@@ -7,8 +7,10 @@ import numpy.typing as npt
 
 from opticam_dask.kernels import compiled
 
-#: Standard deviation of normally distributed values in units of their median absolute deviation, 1 / 0.6745.
+#: Standard deviation of normally distributed values in units of their median absolute deviation.
 MAD_TO_SIGMA = 1.4826
+#: Median of the size of normally distributed values, in units of their standard deviation.
+MEDIAN_SIZE = 0.6745
 
 #: Of more numbers NumPy finds the median sooner.
 _FEW = 1024

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import nnls
 
+from opticam_dask.kernels.robust import MEDIAN_SIZE
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile, ring_sums
 
@@ -38,8 +39,6 @@ _RING_ERROR = 1e-3
 
 #: A pixel that deviates so many times as much as those of other stars in the same place has light of something else.
 _UNLIKE = 4.0
-#: Median of the size of a Gaussian of scatter 1.
-_MEDIAN_SIZE = 0.6745
 
 #: The deviations from a radial profile fade within this part of the grid that they are measured on, from its edge.
 _FADES = 4.0
@@ -234,7 +233,7 @@ def _are_like_most(cell: np.ndarray, deviation: np.ndarray, weight: np.ndarray, 
     bounds = np.searchsorted(cell[order], np.arange(n_cells + 1))
     middle = _middle_of(deviation[order], bounds)[cell]
     size = np.abs(deviation - middle)
-    typical = _middle_of(size[np.lexsort((size, cell))], bounds)[cell] / _MEDIAN_SIZE
+    typical = _middle_of(size[np.lexsort((size, cell))], bounds)[cell] / MEDIAN_SIZE
     with np.errstate(divide="ignore"):
         return np.asarray(size < _UNLIKE * np.maximum(typical, 1.0 / np.sqrt(weight)))
 

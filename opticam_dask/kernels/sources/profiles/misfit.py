@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opticam_dask.kernels import compiled
+from opticam_dask.kernels.robust import MEDIAN_SIZE
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.profiles.profile import Shape
 
@@ -39,9 +40,7 @@ _OF_PIXEL = 4.0
 #: What stars deviate from a profile is measured where they have more than this part of their brightest pixel's light.
 _CORE = 0.1
 
-#: Median of the size of a Gaussian of scatter 1,
-_MEDIAN_SIZE = 0.6745
-#: and of its square.
+#: Median of the square of a Gaussian of scatter 1.
 MEDIAN_SQUARE = 0.4549
 
 #: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
@@ -54,7 +53,7 @@ _ITERATIONS = 5
 
 #: What the compiled fit takes of these, in its order.
 _LIMITS = (
-    *(CLIP, GROW, SKEW, FOREIGN_ERROR, _CORE, _MEDIAN_SIZE, MEDIAN_SQUARE, _NO_STAR),
+    *(CLIP, GROW, SKEW, FOREIGN_ERROR, _CORE, MEDIAN_SIZE, MEDIAN_SQUARE, _NO_STAR),
     *(_WIDTH_ERROR, profile.SLOPE_STEP, _LONGEST),
 )
 
@@ -381,7 +380,7 @@ def typical_deviation(deviation: np.ndarray, own: np.ndarray, used: np.ndarray) 
     sizes = np.sort(np.where(core, np.abs(deviation), np.inf).reshape(len(core), -1), axis=1)
     count = np.count_nonzero(core, axis=(1, 2))
     middle = sizes[np.arange(len(sizes)), np.maximum(count - 1, 0) // 2]
-    typical: np.ndarray = np.where(count > 0, np.maximum(np.where(count > 0, middle, 0.0) / _MEDIAN_SIZE, 1.0), 1.0)
+    typical: np.ndarray = np.where(count > 0, np.maximum(np.where(count > 0, middle, 0.0) / MEDIAN_SIZE, 1.0), 1.0)
     return typical
 
 
