@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.locations import is_remote, location
-from opticam_dask.pipeline.reduction import Progress, stage
+from opticam_dask.pipeline.reduction import Progress, counted_results
 from opticam_dask.store.store import Store
 
 _PRODUCTS, _DIAGNOSTICS = "opticam_dask.display.products", "opticam_dask.display.diagnostics"
@@ -83,11 +83,7 @@ def write_run_files(
         Work(functools.partial(_write, place, one, show), [number], "files", has_time_limit=False)
         for number, one in enumerate(files)
     ]
-    found: dict[int, list[Path]] = {}
-    with stage(progress, "Drawing figures", len(files), "files"):
-        for number, written in executor.run(work):
-            found[number] = written
-            progress.advance(1)
+    found = counted_results(executor, work, progress, "Drawing figures", len(files), "files")
     return [file for number in sorted(found) for file in found[number]]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from opticam_dask.store.store import Store
 from opticam_dask.text import printable
 
 if TYPE_CHECKING:  # they know astropy, which takes half a second
+    from opticam_dask.cluster.executors import Executor, Work
     from opticam_dask.frames.placed_sources import PlacedSource
     from opticam_dask.passes.sky_search import SkyQuery
 
@@ -105,6 +106,18 @@ def stage(progress: Progress, name: str, total: int, unit: str = "frames") -> It
         yield
     finally:
         progress.end()
+
+
+def counted_results(
+    executor: Executor, work: Sequence[Work], progress: Progress, name: str, total: int, unit: str
+) -> dict[int, Any]:
+    """Results of tasks that give their number and one each, by number, while a stage counts them."""
+    found: dict[int, Any] = {}
+    with stage(progress, name, total, unit):
+        for number, result in executor.run(work):
+            found[number] = result
+            progress.advance(1)
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ _PIECE = 16
 _BESIDE = 7
 #: A column stands out by this many standard deviations of the differences of all columns.
 _STANDS_OUT = 6.0
-#: No light of the sky makes a line of this part of a frame, and of so many pieces: wings of bright stars fill a few.
+#: A line is as long as this part of the frame: no light of the sky is,
 _LONG_LINE = 0.25
+#: and has this many pieces at least: the wings of bright stars fill a few.
 _LEAST_PIECES = 7
 #: Pixels without data, one beside the other, that are bridged to find the centres of stars.
 _WIDEST_GAP = 3
@@ -129,9 +130,8 @@ def _excess_along(values: np.ndarray, column: int) -> np.ndarray:
     around = values[:, first : column + 1 + _BESIDE]
     near = np.pad(around, ((0, 0), (first - column + _BESIDE, 2 * _BESIDE + 1)), constant_values=np.nan)
     left, right = (median_known(side, axis=1) for side in (near[:, :_BESIDE], near[:, _BESIDE + 1 : 2 * _BESIDE + 1]))
-    excess = values[:, column] - 0.5 * (
-        np.fmin(left, right) + np.fmax(left, right)
-    )  # of one where the other is unknown
+    # a median of two is their mean, and of one it is that one
+    excess = values[:, column] - median_known(np.stack([left, right]), axis=0)
     filled = np.where(np.isfinite(excess), excess, np.nanmedian(excess))
     smooth: np.ndarray = median_filter(filled, 2 * _PIECE + 1, mode="nearest")
     return smooth

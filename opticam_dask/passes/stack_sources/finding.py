@@ -195,8 +195,9 @@ def find_sources(night: StackedNight, steps: FrameSteps) -> StackSources:
     sources = _look(night, stack, steps)
     if _are_lines(sources.found).any():
         pixels, lines = without_lines(stack.pixels, stack.noise, stack.is_core)
-        with contextlib.suppress(NoCatalog):
-            sources = replace(_look(night, replace(stack, pixels=pixels), steps), lines=tuple(lines))
+        if lines:
+            with contextlib.suppress(NoCatalog):
+                sources = replace(_look(night, replace(stack, pixels=pixels), steps), lines=tuple(lines))
     flattened = _without_patches(sources, night, steps)
     if flattened is not None:
         sources = _with_stars_of_patches(sources, flattened, night, steps)

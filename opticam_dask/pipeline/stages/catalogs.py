@@ -18,7 +18,7 @@ from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.passes import catalog
 from opticam_dask.pipeline.frozen import piled_up, reference_part
 from opticam_dask.pipeline.preparation import versions
-from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, stage
+from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, counted_results
 from opticam_dask.pipeline.stages.stacks import stacked_frames
 from opticam_dask.store.camera import Camera, Part
 
@@ -32,16 +32,13 @@ def finish_catalogs(setup: Setup, executor: Executor, progress: Progress) -> Non
     """Make the catalogue of every key that has none, find it on the sky, and place the sources of the observer."""
     todo = [camera for camera in setup.store.cameras if camera.reference.is_whole and not camera.catalog.is_whole]
     make = functools.partial(_make_catalog, setup, tuple(camera.key for camera in todo))
-    made = dict[int, catalog.Catalog | str]()
-    with stage(progress, "Making catalogues of the stacks", len(todo), "cameras"):
-        for number, found in executor.run([Work(make, range(len(todo)), "catalog", has_time_limit=False)]):
-            made[number] = found
-            progress.advance(1)
+    work = [Work(make, range(len(todo)), "catalog", has_time_limit=False)]
+    made = counted_results(executor, work, progress, "Making catalogues of the stacks", len(todo), "cameras")
     for number, camera in enumerate(todo):
-        if isinstance(one := made[number], str):
-            progress.tell(f"{camera.key}: {one}")
+        if isinstance(found := made[number], str):
+            progress.tell(f"{camera.key}: {found}")
         else:
-            _write_catalog(setup, camera, one, progress)
+            _write_catalog(setup, camera, found, progress)
     find_places(setup, progress)
 
 

@@ -13,7 +13,7 @@ from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.parameters import TransformType
 from opticam_dask.passes import probes as probing
 from opticam_dask.pipeline import frozen, plan
-from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, WrongParameters, stage
+from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, WrongParameters, counted_results, stage
 from opticam_dask.pipeline.run import Pass, Run, guarded_work
 from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.store.camera import Camera, Part
@@ -62,12 +62,8 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
             progress.advance(1)
     in_order = [(key, tuple(sorted(probes[key], key=lambda probe: probe.index))) for key in candidates]
     choose = functools.partial(_choose, setup.parameters.transform_type, tuple(of_key for _, of_key in in_order))
-    matching = Work(choose, range(len(in_order)), "match-probes", has_time_limit=False)
-    chosen = dict[int, probing.Probe | None]()
-    with stage(progress, "Matching candidates", len(in_order), "cameras"):
-        for number, probe in executor.run([matching]):
-            chosen[number] = probe
-            progress.advance(1)
+    work = [Work(choose, range(len(in_order)), "match-probes", has_time_limit=False)]
+    chosen = counted_results(executor, work, progress, "Matching candidates", len(in_order), "cameras")
     for number, (key, of_key) in enumerate(in_order):
         _freeze_reference(candidates[key], of_key, chosen[number], progress)
 

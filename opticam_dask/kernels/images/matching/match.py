@@ -154,10 +154,9 @@ def find_transform(
         try:
             solution = _solve_all(problem, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
         except AlignmentError:
-            two_of_three = _two_of_three(problem) if shift_of_few else None
-            if two_of_three is None:
+            if not shift_of_few or (found := _two_of_three(problem)) is None:
                 raise
-            solution = two_of_three
+            solution = found
     return _found(problem, solution, r_index, f_index)
 
 
