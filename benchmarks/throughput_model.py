@@ -50,6 +50,8 @@ from opticam_dask.store.store import Store
 #: Numbers of frames for the slopes, by side: whole blocks, and enough that what is done once a night is the same in
 #: both (plots have pixels instead of paths from 2000 points on).
 FRAMES = {256: (2560, 8192), 512: (2304, 6400), 1024: (2240, 4480), 2048: (2112, 4224)}
+#: Rounds of what is done beside the pass over all frames, which takes a fraction of a second.
+ROUNDS = 5
 #: Frames of the first round, which is for imports.
 FEW = 64
 #: Different frames among them.
@@ -98,6 +100,15 @@ def _spend(running: processes.Cluster, what: object) -> Spent:
     return Spent(clock, running.own.seconds(), running.scheduler.seconds(), running.worker_seconds(), read, written)
 
 
+def _median_of_rounds(running: processes.Cluster, what: object, before: object = lambda: None) -> Spent:
+    """What something costs that takes a fraction of a second: medians of rounds, without what makes each ready."""
+    rounds = []
+    for _ in range(ROUNDS):
+        before()
+        rounds.append(_spend(running, what))
+    return Spent(*(float(np.median(values)) for values in zip(*(vars(one).values() for one in rounds), strict=True)))
+
+
 def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dict[str, Spent]:
     """Reduce a directory, stage by stage."""
     shutil.rmtree(out, ignore_errors=True)
@@ -112,32 +123,34 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
 
     def read_headers() -> None:
         with mock.patch.object(scanning, "MANY_FILES", 0):  # so few headers the client would read itself
-            found.append(scanning.scan(scanning.find_files(directory), setup.instrument, executor=executor))
+            found[:] = [scanning.scan(scanning.find_files(directory), setup.instrument, executor=executor)]
+
+    def forget_plan() -> None:
+        shutil.rmtree(setup.path, ignore_errors=True)
 
     def draw() -> None:
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in found[0].table.groupby("key")}
         files = [run_files.of_headers(times), *run_files.OF_FRAMES, *run_files.of_photometry(out, ["aperture"])]
         run_files.write_run_files(out, files, executor, driver.Silent())
 
-    def measure_quality_again() -> None:
+    def forget_quality() -> None:
         for key in Store(setup.path).keys:
             for part in Store(setup.path).camera(key).parts:
                 part.quality.remove()
-        driver.PASSES[-1].finish(run)
 
-    spent["headers"] = _spend(running, read_headers)
+    spent["headers"] = _median_of_rounds(running, read_headers)
     with ownership.own(out):
-        spent["plan"] = _spend(running, partial(driver.prepare, setup, found[0]))
+        spent["plan"] = _median_of_rounds(running, partial(driver.prepare, setup, found[0]), forget_plan)
         references, alignment, profiles, photometry = ([one] for one in driver.PASSES)
         driver.drive(run, references)
         driver.drive(run, alignment)
         driver.drive(run, profiles)
         spent["pass"] = _spend(running, partial(driver.drive, run, photometry))
-        spent["quality"] = _spend(running, measure_quality_again)
+        spent["quality"] = _median_of_rounds(running, partial(driver.PASSES[-1].finish, run), forget_quality)
         driver.finish(setup)
-    spent["figures"] = _spend(running, draw)
+    spent["figures"] = _median_of_rounds(running, draw)
     write = partial(light_curve_files.write_light_curves, out, "aperture", executor)
-    spent["light curves"] = _spend(running, write)
+    spent["light curves"] = _median_of_rounds(running, write)
     return spent
 
 
@@ -178,11 +191,11 @@ def _eight(block: int) -> int:
 def run_short_blocks(out: Path, n_blocks: int, running: processes.Cluster, window: int) -> None:
     """Blocks that do nothing, handled as those of a pass are."""
     executor, outcome, progress = executors.OnCluster(running.client), driver.Outcome(), driver.Silent()
+    run = driver.Run(driver.Setup(out, OPTICAM_MX(), ReductionParameters()), executor)
     work = [guarded_work("1:g", "reduce", _nothing, range(n_blocks), _try_nothing, _eight)]
     before, executors.BLOCKS_PER_WORKER = executors.BLOCKS_PER_WORKER, max(1, window // len(running.workers))
     try:
-        for key, summary in executor.run(work):
-            ownership.check_owner(out)
+        for key, summary in run.while_owned(executor.run(work)):
             outcome.add(key, summary)
             progress.advance(summary.n_frames)
     finally:

@@ -52,9 +52,11 @@ _DIGITS = 8
 
 def is_remote(place: object) -> bool:
     """Whether a path is a URL of another place than this machine's own files."""
-    if isinstance(place, RemotePath):
-        return True
-    return isinstance(place, str) and _URL.match(place) is not None and not place.lower().startswith(_LOCAL)
+    if isinstance(place, str):
+        # most are absolute paths, a million of them in a long run
+        is_url = not place.startswith("/") and _URL.match(place) is not None
+        return is_url and not place.lower().startswith(_LOCAL)
+    return isinstance(place, RemotePath)
 
 
 def local_path(place: PathLike) -> PathLike:

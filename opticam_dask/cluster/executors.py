@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import queue
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -56,6 +57,11 @@ BLOCKS_PER_WORKER = 2
 
 #: Summaries that are fetched together.
 _AT_ONCE = 256
+#: From this many blocks under way on, the client collects summaries before it fetches them: to fetch each as it comes
+#: costs client and scheduler more than everything else that they do for a block.
+_MANY_UNDER_WAY = 64
+#: Seconds for which it does: workers have their next blocks by then.
+_COLLECTING = 0.05
 
 #: Seconds for a frame (reading, calibration, detection, photometry); what takes longer hangs.
 FRAME_TIMEOUT: float = EXECUTION["frame_timeout"].default
@@ -210,7 +216,8 @@ class OnCluster:
                     submit([_Task(group, block) for block in blocks])
                 if not under_way:
                     return
-                found = [future for future in self._next(finished) if future.key in under_way]
+                some = self._next(finished, len(under_way))
+                found = [future for future in some if future.key in under_way]
                 if not found:
                     for key in self._waiting_in_vain(under_way):
                         future, task = under_way.pop(key)
@@ -272,7 +279,7 @@ class OnCluster:
         workers = self._workers()
         return [key for key, (_, task) in under_way.items() if task.worker is not None and task.worker not in workers]
 
-    def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> list[distributed.Future]:
+    def _next(self, finished: queue.SimpleQueue[distributed.Future], n_under_way: int) -> list[distributed.Future]:
         """Wait for blocks to finish, with an eye on the cluster; an empty list now and then when none does."""
         try:
             found = [finished.get(timeout=_LOOK)]
@@ -280,6 +287,8 @@ class OnCluster:
             self._look_at_workers()
             return []
         self._without_workers = 0.0
+        if n_under_way >= _MANY_UNDER_WAY:
+            time.sleep(_COLLECTING)
         with contextlib.suppress(queue.Empty):
             while len(found) < _AT_ONCE:
                 found.append(finished.get_nowait())

@@ -97,7 +97,7 @@ def _files_below(tops: list[str]) -> Iterator[tuple[str, str, bool]]:
             logger.warning("%s cannot be searched: %s", printable(directory), error.strerror)
             continue
         is_output = any(entry.name == _STORE_NAME for entry in entries)
-        real_directory = os.path.realpath(directory)
+        beginning = os.path.join(os.path.realpath(directory), "")
         for entry in entries:
             if entry.name.startswith(".") or (is_output and entry.name in _OWN_NAMES):
                 continue
@@ -107,5 +107,5 @@ def _files_below(tops: list[str]) -> Iterator[tuple[str, str, bool]]:
                 links.append(entry.path)
             elif _NAME.search(entry.name):
                 is_link = entry.is_symlink()
-                target = os.path.realpath(entry.path) if is_link else os.path.join(real_directory, entry.name)
+                target = os.path.realpath(entry.path) if is_link else f"{beginning}{entry.name}"
                 yield target, entry.path, is_link

@@ -98,8 +98,7 @@ def drive(run: Run, passes: Sequence[Pass] = PASSES, chosen: Chosen | None = Non
         todo = undone(run, one, chosen)
         outcome = outcome.without_counts()
         with stage(run.progress, one.title, sum(one.n_frames(run, part, units) for part, units in todo)):
-            for key, summary in one.work(run, todo):
-                run.check_owner()
+            for key, summary in run.while_owned(one.work(run, todo)):
                 outcome.add(key, summary)
         if chosen is None:
             for part, units in todo:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.cluster.rescue import rescue_block
@@ -15,6 +17,11 @@ from opticam_dask.pipeline.reduction import Progress, Setup, Silent
 from opticam_dask.steps.frame_steps import BlockSummary
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.ownership import check_owner
+
+Found = TypeVar("Found")
+
+#: Seconds between two looks at the owner of the output directory while blocks finish.
+_BETWEEN_LOOKS = 1.0
 
 
 class StarSums(Protocol):
@@ -69,6 +76,25 @@ class Run:
     def check_owner(self) -> None:
         """Raise when another run has taken the output directory over (``ownership.OwnershipLost``)."""
         check_owner(self.setup.out_directory)
+
+    def while_owned(self, found: Iterable[Found]) -> Iterator[Found]:
+        """Hand over what blocks found, as long as the output directory is this run's own.
+
+        It is looked at once a second and at the end: a look at each block would take the client a fifth of the time
+        that it has for a block, and where the directory is remote a request.
+
+        Raises
+        ------
+        ownership.OwnershipLost
+            When another run has taken it over.
+        """
+        next_look = -math.inf
+        for one in found:
+            if time.monotonic() >= next_look:
+                self.check_owner()
+                next_look = time.monotonic() + _BETWEEN_LOOKS
+            yield one
+        self.check_owner()
 
 
 class Pass:

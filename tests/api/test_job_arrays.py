@@ -194,6 +194,7 @@ def test_reduce_goes_on_from_a_planned_run_that_is_given_up(data, begun, reduced
 
 def test_work__stops_at_its_next_look_when_another_run_takes_over(begun, monkeypatch):
     monkeypatch.setattr(ownership, "HEARTBEAT", 0.0)
+    monkeypatch.setattr("opticam_dask.pipeline.run._BETWEEN_LOOKS", 0.0)
     run = planned_run.read(begun)
     n_done = []
 

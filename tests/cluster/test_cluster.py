@@ -95,6 +95,21 @@ def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monke
     assert calls == [3]
 
 
+def test_on_cluster__with_many_blocks_under_way_few_fetches_bring_all_summaries(client, monkeypatch):
+    """Else each of hundreds of workers costs the client a request a block."""
+    calls = []
+    gather = distributed.Client.gather
+    monkeypatch.setattr(
+        distributed.Client, "gather", lambda self, f, **kw: calls.append(len(f)) or gather(self, f, **kw)
+    )
+    monkeypatch.setattr(executors, "BLOCKS_PER_WORKER", 100)
+    monkeypatch.setattr(executors, "_COLLECTING", 0.5)
+    found = list(executors.OnCluster(client).run(_work(abs, 600)))
+    assert sorted(found) == list(range(600))
+    assert sum(calls) > 500
+    assert len(calls) < 30
+
+
 def test_on_cluster__an_error_among_summaries_belongs_to_its_block(client):
     def fails(block):
         if block == 1:

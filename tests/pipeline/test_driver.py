@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 
@@ -14,6 +15,7 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.run import BlockPass, Pass
 from opticam_dask.steps.frame_steps import BlockSummary
+from opticam_dask.store import ownership
 from opticam_dask.store.store import Store
 
 #: Frames of a camera, and of a block: three blocks, the last of which is not full.
@@ -122,6 +124,27 @@ def test_drive__a_pass_without_units_is_its_finish(run):
 
     assert driver.drive(run, [Whole()]).n_frames == {}
     assert seen == [run]
+
+
+def test_while_owned__looks_at_the_owner_at_the_start_and_at_the_end_not_at_each_block(run, monkeypatch):
+    looks = []
+    monkeypatch.setattr(run, "check_owner", lambda: looks.append(1))
+    assert list(run.while_owned(range(500))) == list(range(500))
+    assert len(looks) == 2
+
+
+def test_while_owned__whoever_lost_the_directory_after_the_first_look_learns_it_at_the_end(run):
+    out, done = run.setup.out_directory, []
+
+    def blocks():
+        for block in range(3):
+            done.append(block)
+            yield block
+            (out / ownership.OWNER_NAME).write_text(json.dumps({"token": "another"}))
+
+    with ownership.own(out), pytest.raises(ownership.OwnershipLost, match="taken over"):
+        list(run.while_owned(blocks()))
+    assert done == [0, 1, 2]
 
 
 def test_passes__stand_in_one_list_with_what_plan_and_status_say_of_them():

@@ -137,8 +137,8 @@ def place_frames(run: Run) -> None:
         "Measuring frames with a transform from elsewhere",
         sum(measuring.n_frames(run, *one) for one in todo),
     ):
-        for _ in measuring.work(run, todo):
-            run.check_owner()
+        for _ in run.while_owned(measuring.work(run, todo)):
+            pass
 
 
 def _blocks_back(run: Run, part: Part) -> set[int]:
