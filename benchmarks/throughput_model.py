@@ -24,6 +24,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,7 @@ FEW = 64
 #: Different frames among them.
 N_IMAGES = 192
 #: Measurements that the ensemble of the transparency is fit to here: as many for both numbers of frames.
-_CELLS = 16_384
+_SAMPLE_CELLS = 16_384
 #: Workers whose window the short blocks go through, and whose throughput is in the table.
 MANY = 200
 #: What is done beside the pass over all frames, and the cameras whose nights are worked on at the same time.
@@ -100,12 +101,22 @@ def _spend(running: processes.Cluster, what: object) -> Spent:
     return Spent(clock, running.own.seconds(), running.scheduler.seconds(), running.worker_seconds(), read, written)
 
 
+def _window_of(n_workers: int, running: processes.Cluster) -> AbstractContextManager[object]:
+    """As many blocks under way as many workers have."""
+    of_each = executors.BLOCKS_PER_WORKER * n_workers // len(running.workers)
+    return mock.patch.object(executors, "BLOCKS_PER_WORKER", of_each)
+
+
 def _median_of_rounds(running: processes.Cluster, what: object, before: object = lambda: None) -> Spent:
-    """What something costs that takes a fraction of a second: medians of rounds, without what makes each ready."""
+    """What something costs that takes a fraction of a second: medians of rounds, without what makes each ready.
+
+    Tasks go through the window of many workers: in small ones each costs the client ten times as much.
+    """
     rounds = []
     for _ in range(ROUNDS):
         before()
-        rounds.append(_spend(running, what))
+        with _window_of(MANY, running):
+            rounds.append(_spend(running, what))
     return Spent(*(float(np.median(values)) for values in zip(*(vars(one).values() for one in rounds), strict=True)))
 
 
@@ -128,6 +139,10 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     def forget_plan() -> None:
         shutil.rmtree(setup.path, ignore_errors=True)
 
+    def forget_figures() -> None:
+        for name in ("diag", "cat"):
+            shutil.rmtree(out / name, ignore_errors=True)
+
     def draw() -> None:
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in found[0].table.groupby("key")}
         files = [run_files.of_headers(times), *run_files.OF_FRAMES, *run_files.of_photometry(out, ["aperture"])]
@@ -148,7 +163,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
         spent["pass"] = _spend(running, partial(driver.drive, run, photometry))
         spent["quality"] = _median_of_rounds(running, partial(driver.PASSES[-1].finish, run), forget_quality)
         driver.finish(setup)
-    spent["figures"] = _median_of_rounds(running, draw)
+    spent["figures"] = _median_of_rounds(running, draw, forget_figures)
     write = partial(light_curve_files.write_light_curves, out, "aperture", executor)
     spent["light curves"] = _median_of_rounds(running, write)
     return spent
@@ -157,7 +172,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
 def cost_of_frames(directory: Path, numbers: tuple[int, int], running: processes.Cluster) -> dict[str, Spent]:
     """What a frame costs in each stage, as slopes over two numbers of frames."""
     found = []
-    running.client.run(partial(setattr, quality, "_CELLS", _CELLS))
+    running.client.run(partial(setattr, quality, "_SAMPLE_CELLS", _SAMPLE_CELLS))
     images = sorted((directory / "frames").iterdir())
     for number in (min(FEW, numbers[0]), *numbers):
         folder = directory / f"first_{number}"
@@ -188,30 +203,26 @@ def _eight(block: int) -> int:
     return 8
 
 
-def run_short_blocks(out: Path, n_blocks: int, running: processes.Cluster, window: int) -> None:
+def run_short_blocks(out: Path, n_blocks: int, running: processes.Cluster) -> None:
     """Blocks that do nothing, handled as those of a pass are."""
     executor, outcome, progress = executors.OnCluster(running.client), driver.Outcome(), driver.Silent()
     run = driver.Run(driver.Setup(out, OPTICAM_MX(), ReductionParameters()), executor)
     work = [guarded_work("1:g", "reduce", _nothing, range(n_blocks), _try_nothing, _eight)]
-    before, executors.BLOCKS_PER_WORKER = executors.BLOCKS_PER_WORKER, max(1, window // len(running.workers))
-    try:
+    with _window_of(MANY, running):
         for key, summary in run.while_owned(executor.run(work)):
             outcome.add(key, summary)
             progress.advance(summary.n_frames)
-    finally:
-        executors.BLOCKS_PER_WORKER = before
     assert outcome.n_frames["1:g"] == 8 * n_blocks
 
 
 def cost_of_blocks(directory: Path, n_blocks: int, running: processes.Cluster) -> Spent:
     """What scheduler and client need for one block; what they need to be idle is taken off."""
-    window = executors.BLOCKS_PER_WORKER * MANY
     out = directory / "owned"
     out.mkdir()
     idle = _spend(running, partial(time.sleep, 3.0))
     with ownership.own(out):
-        run_short_blocks(out, window, running, window)
-        spent = _spend(running, partial(run_short_blocks, out, n_blocks, running, window))
+        run_short_blocks(out, executors.BLOCKS_PER_WORKER * MANY, running)
+        spent = _spend(running, partial(run_short_blocks, out, n_blocks, running))
     busy = spent.without_waiting(idle)
     return Spent(*(value / n_blocks for value in vars(busy).values()))
 

@@ -23,8 +23,12 @@ from opticam_dask.kernels.sources import noise
 from opticam_dask.store.camera import Part
 from opticam_dask.store.groups import Group
 
-#: Measurements (frames times sources) that are in memory at once: a few dozen arrays of them are small in a worker.
+#: Measurements (frames times sources) that are worked on at once: a few dozen arrays of them are small in a worker.
 _CELLS = 500_000
+#: Measurements of evenly spaced frames that say how bright each source is.
+_SAMPLE_CELLS = 500_000
+#: Slabs of rates that are kept for their second use, 8 MB each: a night of 40,000 frames of 100 sources is read once.
+_KEPT_SLABS = 8
 
 #: The label that is taken wherever it is there.
 _USUAL = "aperture"
@@ -212,7 +216,7 @@ def _measure_light(photometry: _Photometry) -> _Light:
     n_frames = photometry.part.n_frames
     found, error = np.full(n_frames, np.nan), np.full(n_frames, np.nan)
     correction = np.ones(n_frames)
-    rates = functools.lru_cache(maxsize=1)(photometry.rates)  # a night of one slab is read once
+    rates = functools.lru_cache(maxsize=_KEPT_SLABS)(photometry.rates)
     ensemble = quality.fit_ensemble(*_sample(photometry, rates))
     if ensemble is None:
         n_lost = sum(rates(start, stop).n_lost for start, stop in photometry.slabs())
@@ -233,7 +237,7 @@ def _measure_light(photometry: _Photometry) -> _Light:
 def _sample(photometry: _Photometry, rates: Callable[[int, int], _Rates]) -> tuple[np.ndarray, np.ndarray]:
     """Rates and errors of evenly spaced frames: all of them where they fit into memory."""
     n_frames = photometry.part.n_frames
-    count = min(n_frames, max(1, _CELLS // max(1, photometry.n_sources)))
+    count = min(n_frames, max(1, _SAMPLE_CELLS // max(1, photometry.n_sources)))
     chosen = np.linspace(0, n_frames - 1, count).round().astype(int)
     pieces = []
     for start, stop in photometry.slabs():

@@ -404,15 +404,14 @@ def measure_quality(run: Run) -> None:
     measure_part = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
     work = Work(measure_part, range(len(todo)), "quality", has_time_limit=False)
     with stage(run.progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
-        for number, found in run.executor.run([work]):
+        for number in run.executor.run([work]):
             run.check_owner()
-            part, _ = todo[number]
-            part.quality.write(found.arrays, found.attributes)
-            run.progress.advance(part.n_frames)
+            run.progress.advance(todo[number][0].n_frames)
 
 
-def _measure_quality_of(
-    instrument: Instrument, todo: Sequence[tuple[Part, str]], number: int
-) -> tuple[int, quality.Found]:
+def _measure_quality_of(instrument: Instrument, todo: Sequence[tuple[Part, str]], number: int) -> int:
+    """Task that measures and writes the quality of a part: a chunk for each block, which the client need not write."""
     part, label = todo[number]
-    return number, quality.measure_quality(part, instrument, label)
+    found = quality.measure_quality(part, instrument, label)
+    part.quality.write(found.arrays, found.attributes)
+    return number
