@@ -225,12 +225,17 @@ def _sites(rows: pd.DataFrame, instrument: Instrument) -> np.ndarray:
     return sites
 
 
+def _distinct(sites: np.ndarray) -> np.ndarray:
+    """Sites of frames, each once, (n, 3): most often they are all one, which needs no sorting."""
+    return sites[:1] if np.all(sites == sites[:1]) else np.unique(sites, axis=0)
+
+
 def _barycentric(manifest: Mapping[str, np.ndarray], sites: np.ndarray, barycenter: bool) -> np.ndarray:
     mjd_utc, ra, dec = (manifest[name].astype(float) for name in ("mjd_utc", "ra", "dec"))
     times = np.full(len(mjd_utc), np.nan)
     if not barycenter:
         return times
-    for site in np.unique(sites[~np.isnan(sites).any(axis=1)], axis=0):
+    for site in _distinct(sites[~np.isnan(sites).any(axis=1)]):
         is_here = (sites == site).all(axis=1)
         times[is_here] = timing.barycentric_mjd(mjd_utc[is_here], ra[is_here], dec[is_here], *site)
     return times
@@ -255,7 +260,7 @@ def _given_barycentric(rows: pd.DataFrame, manifest: dict[str, np.ndarray], site
         if place == "barycentre":
             given[is_here] = timing.utc_to_tdb(manifest["mjd_utc"][is_here])
         known = is_here & np.isfinite(sites).all(axis=1) & np.isfinite(manifest["ra"] + manifest["dec"])
-        for site in np.unique(sites[known], axis=0):
+        for site in _distinct(sites[known]):
             chosen = known & (sites == site).all(axis=1)
             ra, dec = (manifest[name][chosen].astype(float) for name in ("ra", "dec"))
             # exposures are timed at the telescope: the time of the header is taken there before a part of one is added

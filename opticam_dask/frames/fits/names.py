@@ -50,7 +50,7 @@ def split_name(name: str) -> FrameName:
 
 def file_of(name: str) -> str:
     """Path or URL of the file that a frame is in."""
-    return split_name(name).file
+    return split_name(name).file if name.endswith("]") else name
 
 
 def full_names(

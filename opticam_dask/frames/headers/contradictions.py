@@ -126,7 +126,8 @@ def _binnings(frames: _Frames) -> Iterator[str]:
 
 def _sites(frames: _Frames) -> Iterator[str]:
     latitude, longitude = frames["latitude"], frames["longitude"]
-    if not np.isfinite(latitude).any():
+    is_one_place = np.all(latitude == latitude[0]) and np.all(longitude == longitude[0])
+    if is_one_place or not np.isfinite(latitude).any():
         return
     places, counts = np.unique(np.column_stack([latitude, longitude]), axis=0, return_counts=True)
     usual = places[np.argmax(counts)]
