@@ -45,6 +45,12 @@ def reduced(good, tmp_path_factory):
     return out, text
 
 
+def test_module__is_the_program_where_that_is_not_on_the_path():
+    names = ("opticam_dask", COMMAND[-1])
+    said = [subprocess.check_output([sys.executable, "-m", name, "--version"]) for name in names]
+    assert said[0] == said[1] != b""
+
+
 def _rewrite(source, target, *, data=None, **header):
     with fits.open(source) as opened:
         image = opened[0].copy()
