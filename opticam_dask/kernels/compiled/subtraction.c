@@ -19,6 +19,11 @@ typedef struct {
     double *sums, *sky_sums;
     int64_t *flagged, *deviant;
     Py_ssize_t n_flagged, n_deviant;
+    /* room for a strip: its knots, `apart` numbers from row to row, its sky or what is left of it, and sums */
+    Py_ssize_t apart;
+    void *knots, *sky, *by_column;
+    double *columns;
+    unsigned char *n_near;
 } Frame;
 
 /* First knot with a weight. */
@@ -68,23 +73,30 @@ static void add_columns(const Frame *frame, const double *columns, double *sums)
 #undef MAGNITUDE
 #undef NAMED
 
+#define LINE 64   /* bytes of a line of the cache */
+#define PAGE 4096 /* a processor takes places that lie multiples of it apart for one: no rows of a strip do */
+
 /* All strips of a frame; 0 where there is no memory. */
 static int subtract_all(Frame *frame, const Py_buffer *image, const Py_buffer *wide, const uint16_t *counts)
 {
-    const size_t n = (size_t)frame->nx;
-    void *sky = malloc(n * sizeof(double)), *by_column = malloc(n * sizeof(double));
-    double *columns = malloc(n * sizeof(double));
-    const int has_room = sky && by_column && columns;
-    for (Py_ssize_t top = 0; has_room && top < frame->ny; top += frame->box_y) {
+    const size_t row = ((size_t)frame->nx * sizeof(double) + PAGE - 1) / PAGE * PAGE + 5 * LINE;
+    char *room = malloc((KNOTS + 4) * row + LINE);
+    if (!room)
+        return 0;
+    frame->apart = (Py_ssize_t)(row / (kind_of(image) == FLOAT32 ? sizeof(float) : sizeof(double)));
+    frame->knots = room + LINE - (uintptr_t)room % LINE;
+    frame->sky = (char *)frame->knots + KNOTS * row;
+    frame->by_column = (char *)frame->sky + row;
+    frame->columns = (double *)((char *)frame->by_column + row);
+    frame->n_near = (unsigned char *)frame->columns + row;
+    for (Py_ssize_t top = 0; top < frame->ny; top += frame->box_y) {
         if (kind_of(image) == FLOAT32)
-            subtract_strip_single(frame, top, wide->buf, counts, image->buf, sky, by_column, columns);
+            subtract_strip_single(frame, top, wide->buf, counts, image->buf);
         else
-            subtract_strip_double(frame, top, wide->buf, counts, image->buf, sky, by_column, columns);
+            subtract_strip_double(frame, top, wide->buf, counts, image->buf);
     }
-    free(sky);
-    free(by_column);
-    free(columns);
-    return has_room;
+    free(room);
+    return 1;
 }
 
 /* Arrays of subtract_sky, in their order. */
