@@ -592,3 +592,76 @@ def test_kind__acquisition_of_eso():
     cards = {"ESO DPR CATG": "ACQUISITION", "ESO DPR TYPE": "OBJECT"}
     assert interpreted(**cards).kind == "acquisition"
     assert interpreted(**cards | {"ESO DPR CATG": "SCIENCE"}).kind == "light"
+
+
+# ---------------------------------------------------------------- nothing is guessed without a word
+
+
+@pytest.mark.parametrize(
+    "unit", ["counts per second", "e-/min", "ADU/hr", "cps", "Hz", "photons per sec", "DN / ms"]
+)  # fmt: skip
+def test_gain__rates_in_words_are_refused(unit):
+    assert unit in interpreted(BUNIT=unit).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("unit", "is_told"),
+    [
+        ("blah", True), ("kADU", True), ("10 electron", True), ("K", True), ("ct", False), ("[ADU]", False),
+        ("Counts / pixel", False), ("digital number", False), ("RAW", False), ("None", False),
+    ],
+)  # fmt: skip
+def test_gain__an_unknown_unit_of_pixels_is_told(unit, is_told):
+    frame = interpreted(BUNIT=unit)
+    assert frame.problems == ()
+    assert [f"BUNIT is {unit!r}, which is no unit" in warning for warning in frame.warnings] == [True] * is_told
+
+
+@pytest.mark.parametrize(
+    ("entries", "cards", "words"),
+    [
+        ({}, {"GAIN": 1.0, "RO_GAIN": 2.0}, "the gains in GAIN (1) and RO_GAIN (2) are not the same"),
+        ({}, {"GAIN": 2.0, "RO_GAIN": 2.0}, ""),
+        ({}, {"GAIN1": 1.6}, "the gain of the definition (1) and that in GAIN1 (1.6)"),
+        ({"gain_keyword": "CAMGAIN"}, {"EGAIN": 0.5}, "the gain of the definition (1) and that in EGAIN (0.5)"),
+        ({"gain_keyword": "CAMGAIN"}, {"GAIN": 139}, ""),
+        ({"gain_keyword": ("EGAIN",)}, {"EGAIN": (4.0, "[ADU/e-]")}, "EGAIN says that it is ADU per electron"),
+        ({}, {"GAIN": 1.0, "EMGAIN": 100}, "EMGAIN says that electrons were multiplied by 100"),
+        ({}, {"GAIN": 1.0, "EMGAIN": 1}, ""),
+        ({"default_gain": 1.7}, {"GAIN": 20, "PROGRAM": "CCDciel 0.9.86"}, "GAIN holds a setting of the camera"),
+        ({}, {"BINNING": 22}, "BINNING is 22: it is taken for 2 x 2, not for 22 x 22"),
+        ({}, {"XBINNING": 22, "YBINNING": 22}, ""),
+        ({}, {"BINNING": "[2, 2]"}, ""),
+        ({}, {"HBIN": 2, "VBIN": 2}, "the binnings of the definition (1) and HBIN (2) are not the same"),
+        ({"binning_keyword": "XBINNING"}, {"XBINNING": 1, "CCDSUM": "2 2"}, "and CCDSUM (2) are not the same"),
+        ({}, {"FILTER1": "Clear", "FILTER2": "R"}, "FILTER1 is 'Clear', FILTER2 is 'R', which the definition does not"),
+        ({}, {"FILTER": "R", "FILTER1": "Clear"}, ""),
+        ({}, {"IMAGETYP": "SKY"}, "IMAGETYP is 'SKY': the frame is taken for a light frame"),
+        ({}, {"IMAGETYP": "SKY", "OBSTYPE": "OBJECT"}, ""),
+        ({}, {"FRAME": "2024-01-01T20:00:00"}, ""),
+        ({}, {"OBJECT": "Master Dark 5"}, "OBJECT is 'Master Dark 5', and nothing says what kind of frame it is"),
+        ({}, {"OBJECT": "Dark Nebula B33"}, ""),
+        ({}, {"OBJECT": "skyflat", "IMAGETYP": "Light"}, ""),
+        ({}, {"TIMEOFFS": 3600.0}, "TIMEOFFS is 3600.0: it is not added"),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "UTC at the end of exposure")}, "says that it is the end of the"),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "mid-exposure [UTC]")}, "says that it is the middle of the"),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "start (not end) of exposure")}, ""),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "local time of start")}, "says local time: it is taken for utc"),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "start, UTC (local is +2)")}, ""),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "[TAI] start")}, "says tai: it is taken for utc"),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "[TAI] start"), "TIMESYS": "TAI"}, ""),
+    ],
+)  # fmt: skip
+def test_what_a_header_says_beside_what_is_used_is_told(entries, cards, words):
+    frame = interpreted(definition(**entries), **cards)
+    assert frame.problems == ()
+    assert any(words in warning for warning in frame.warnings) if words else frame.warnings == ()
+
+
+def test_what_is_told_is_used():
+    assert interpreted(BINNING=22).binning == 2
+    assert interpreted(XBINNING=22, YBINNING=22).binning == 22
+    assert interpreted(BINNING="(3, 3)").binning == 3
+    assert interpreted(definition(gain_keyword=("EGAIN",)), EGAIN=(4.0, "[ADU/e-]")).gain == 0.25
+    assert interpreted(FRAMETYP="Dark").kind == "dark"
+    assert interpreted(definition(image_type_keyword="IMAGETYP"), FRAMETYP="Dark").kind == "light"

@@ -241,6 +241,37 @@ def test_extensions__a_mask_or_preview_before_the_image_is_not_taken_for_it(tmp_
     assert scan([file], CAMERA).table["file"].tolist() == [str(file)]
 
 
+@pytest.mark.parametrize(
+    ("order", "masks_of_images"),
+    [("mimi", (0, 1)), ("imim", (0, 1)), ("iimm", (0, 1)), ("mmii", (0, 1)), ("mii", (0, 0)), ("iim", (0, 0)),
+     ("imi", (0, None)), ("mimii", (0, 1, 1)), ("miti", (0, 0))],
+)  # fmt: skip
+def test_extensions__each_image_of_a_file_has_its_own_mask(tmp_path, order, masks_of_images):
+    """i: an image, m: a mask with one bad pixel, t: a preview."""
+    pixels = np.arange(48, dtype="u2").reshape(6, 8)
+    hdus, seen = [fits.PrimaryHDU(header=header_of())], {"i": 0, "m": 0, "t": 0}
+    for kind in order:
+        number = seen[kind]
+        if kind == "i":
+            hdus.append(fits.ImageHDU(pixels + number, header_of(CADENCE * number), name=f"SCI{number}"))
+        elif kind == "m":
+            mask = np.zeros(pixels.shape, np.uint8)
+            mask[2, 3 + number] = 1
+            hdus.append(fits.ImageHDU(mask, name="MASK"))
+        else:
+            hdus.append(fits.ImageHDU(pixels, name="PREVIEW"))
+        seen[kind] += 1
+    file = tmp_path / "a.fits"
+    fits.HDUList(hdus).writeto(file)
+    names = scan([file], CAMERA).table.sort_values("mjd_utc")["file"].tolist()
+    assert len(names) == len(masks_of_images)
+    for number, (name, mask) in enumerate(zip(names, masks_of_images, strict=True)):
+        expected = (pixels + number).astype(float)
+        if mask is not None:
+            expected[2, 3 + mask] = np.nan
+        np.testing.assert_array_equal(FitsReader().read(name), expected)
+
+
 # ---------------------------------------------------------------- amplifiers
 
 

@@ -200,7 +200,7 @@ def contents_of(
     primary = seen[0].cards
     found, behind = _image_before_companions(found, behind, choice)
     pictures = [
-        _with_companions(picture, behind, choice, found.number) for picture in _pictures(found, behind, primary, choice)
+        _with_companions(picture, found, behind, choice) for picture in _pictures(found, behind, primary, choice)
     ]
     pictures = [_held(picture, most_bytes, cut_header[0]) for picture in pictures]
     pictures.sort(key=lambda picture: picture.n_planes > 0)  # the image of a file is a picture, where it has one
@@ -364,23 +364,26 @@ def _assembled(group: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> Sto
     return StoredFrame(group[0].number, header, group[0].cards, parts, n_planes if n_planes > 1 else 0)
 
 
-def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageChoice, first: int) -> StoredFrame:
+def _with_companions(picture: StoredFrame, first: Hdu, behind: Sequence[Hdu], choice: ImageChoice) -> StoredFrame:
     """A picture with the extensions, of its shape and EXTVER, that mark bad pixels and tell errors.
 
-    They stand behind it, and before the first one of a file (``first``, number of its HDU) as well.
+    Errors stand behind it, and before the ``first`` one of a file as well; masks wherever :func:`_marks_of` says.
     """
     if len(picture.tiles) > 1:
         return picture
     stored = picture.tiles[0].image
     version = stored.hdu.cards.get("EXTVER", 1)
+    alike = [
+        hdu
+        for hdu in (first, *behind)
+        if hdu.axes in (stored.shape, stored.hdu.axes) and hdu.cards.get("EXTVER", 1) == version
+    ]
     own = [
         hdu
-        for hdu in behind
-        if (hdu.number > stored.hdu.number or stored.hdu.number == first)
-        and hdu.axes in (stored.shape, stored.hdu.axes)
-        and hdu.cards.get("EXTVER", 1) == version
+        for hdu in alike
+        if hdu is not first and (hdu.number > stored.hdu.number or stored.hdu.number == first.number)
     ]
-    if marks := next((hdu for hdu in own if hdu.name in _BAD_PIXELS), None):
+    if marks := _marks_of(stored.hdu, sorted(alike, key=lambda hdu: hdu.number)):
         name = str(marks.cards["EXTNAME"]).strip()
         header = picture.header._replace(dtype=tiles.as_float(picture.header.dtype), bad_pixels=name)
         picture = replace(picture, header=header, marks=images.describe(marks))
@@ -391,6 +394,23 @@ def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageC
         header = picture.header._replace(errors=str(errors.cards["EXTNAME"]).strip())
         picture = replace(picture, header=header, errors=images.describe(errors), error_power=power)
     return picture
+
+
+def _marks_of(image: Hdu, alike: Sequence[Hdu]) -> Hdu | None:
+    """The mask of one image of a file, among all HDUs of its shape in their order.
+
+    As many masks as images belong to them in their order; fewer or more hold for the images before them, up to the mask
+    before, or, in a file that begins with a mask, for the images behind them.
+    """
+    marks = [hdu for hdu in alike if hdu.name in _BAD_PIXELS]
+    numbers = [hdu.number for hdu in alike if hdu.name not in _COMPANIONS]
+    if not marks or not numbers:
+        return None
+    if len(marks) == len(numbers) and image.number in numbers:
+        return marks[numbers.index(image.number)]
+    if marks[0].number < numbers[0]:
+        return next((hdu for hdu in reversed(marks) if hdu.number < image.number), None)
+    return next((hdu for hdu in marks if hdu.number > image.number), None)
 
 
 def _errors_of(behind: Sequence[Hdu]) -> Hdu | None:

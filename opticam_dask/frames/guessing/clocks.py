@@ -41,15 +41,8 @@ _DATES = ("DATE-OBS", "DATE_OBS", "DATEOBS", "UTDATE", "UT-DATE", "DATE", "MJD-O
 _TIMES = (*keywords.TIMES_OF_DAY, "UTSHUT", "UTMIDDLE", "UT-MID", "UT_START", "STARTUT")
 #: Times that were corrected to the Sun or the barycentre; only where there is no other.
 _FAR = ("BJD_TDB", "BJD_UTC", "BJD-TDB", "BJD-OBS", "BJD", "BMJD", "HJD_UTC", "HJD-OBS", "HJD", "JD-HELIO", "JD_HELIO")
-_LOCAL_COMMENT = re.compile(r"\blocal\b|\bLT\b", re.IGNORECASE)
-_MARKS_IN_COMMENT = (
-    ("start", re.compile(r"\b(start|begin|beginning|began|opened|open)\b", re.IGNORECASE)),
-    ("middle", re.compile(r"\b(mid|middle|centre|center|mid-?point|mid-?exposure|avg|average)\b", re.IGNORECASE)),
-    ("end", re.compile(r"\b(end|stop|closed|close)\b", re.IGNORECASE)),
-)
 #: Not a time when the file was written.
 _OF_FILE = re.compile(r"creat|written|file|HDU|modif", re.IGNORECASE)
-_SCALE_IN_COMMENT = re.compile(r"\b(TDB|TAI|TT|GPS time)\b")
 #: Times that are rounded to more than this are used only where there is no better, s: days of less than six decimals.
 _COARSE = 0.5
 #: Share of the frames that must have a time.
@@ -145,7 +138,7 @@ def _times(headers: Sequence[Mapping[str, Any]], way: Way, place: str | None) ->
 def _is_poor(headers: Sequence[Mapping[str, Any]], way: Way, times: np.ndarray) -> bool:
     """Whether a time is local, rounded, that of the file, or the same for all frames."""
     comment = " ".join(_comment(headers[0], name) for name in ((way,) if isinstance(way, str) else way))
-    if _LOCAL_COMMENT.search(comment) or (way == "DATE" and (not comment or _OF_FILE.search(comment))):
+    if keywords.LOCAL_COMMENT.search(comment) or (way == "DATE" and (not comment or _OF_FILE.search(comment))):
         return True
     is_same = len(times) > 2 and np.nanmax(times) == np.nanmin(times)
     texts = [str(header.get(_last(way))) for header in headers]
@@ -166,7 +159,7 @@ def _clock(
     comment = " ".join(_comment(headers[0], one) for one in names)
     marks, why = _mark_of(name, comment, writer)
     named = keywords.SCALE_IN_NAME.search(name)
-    told = _SCALE_IN_COMMENT.search(comment)
+    told = keywords.SCALE_IN_COMMENT.search(comment)
     scale = keywords.TIMESYS.get(told[1].removesuffix(" time")) if told and not named else None
     if place == "barycentre" and named is None and scale is None and "TIMESYS" not in headers[0]:
         scale = "tdb"
@@ -180,7 +173,7 @@ def _clock(
 def _mark_of(name: str, comment: str, writer: Writer | None) -> tuple[str, str]:
     if (standard := keywords.MARKS.get(name)) is not None:
         return standard, "by the name of the keyword"
-    for mark, words in _MARKS_IN_COMMENT:
+    for mark, words in keywords.MARKS_IN_COMMENT:
         if words.search(comment):
             return mark, "by its comment"
     if writer is not None and writer.marks:

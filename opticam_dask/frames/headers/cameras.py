@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
+from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.values import HeaderValues, Keyword
 from opticam_dask.locations import MOST_BYTES
 from opticam_dask.text import shown
@@ -37,6 +38,7 @@ def filter_of(instrument: CameraEntries, values: HeaderValues) -> str:
     if value is None:
         filters = instrument.cameras.get(_named_camera(instrument, values), ())
         value = filters[0] if len(filters) == 1 else instrument.default_filter
+        _tell_of_other_wheels(value, values)
     pattern = values.header.get("BAYERPAT")
     if isinstance(pattern, str) and _BAYER.fullmatch(pattern.strip()):
         values.warn(
@@ -55,6 +57,14 @@ def filter_of(instrument: CameraEntries, values: HeaderValues) -> str:
         )
         return ""
     return filter_name
+
+
+def _tell_of_other_wheels(used: str | None, values: HeaderValues) -> None:
+    """Tell where the header names filters in keywords that the definition does not name."""
+    others = [name for name in keywords.OTHER_FILTERS if str(values.header.get(name, "")).strip()]
+    if used is not None and others and any(str(values.header[name]).strip() != used for name in others):
+        listed = ", ".join(f"{name} is {shown(values.header[name])}" for name in others)
+        values.warn(f"{listed}, which the definition does not name (filter_keyword): its filter {shown(used)} is used")
 
 
 def camera_of(instrument: CameraEntries, filter_name: str, values: HeaderValues) -> str:

@@ -45,39 +45,51 @@ def binning_of(instrument: ExposureEntries, values: HeaderValues) -> int:
     if value is None:
         if instrument.default_binning is None:
             values.report_missing("binning", name)
+        else:
+            _hold_against_other_binnings("", instrument.default_binning, values)
         return instrument.default_binning or 0
     other = keywords.SECOND_AXIS.get(name)
     if other is not None and (along_y := values.header.get(other)) is not None:
         name, value = f"{name} and {other}", f"{value}x{along_y}"
     factor = _common_factor(str(value))
+    if (digits := _two_digits(str(value))) and digits != factor:
+        values.warn(f"{name} is {shown(value)}: it is taken for {digits} x {digits}, not for {factor} x {factor}")
+        factor = digits
     if not factor:
         values.problems.append(
             f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
         )
-    elif not isinstance(instrument.binning_keyword, str):
+    else:
         _hold_against_other_binnings(name, factor, values)
     return factor
 
 
 def _hold_against_other_binnings(name: str, factor: int, values: HeaderValues) -> None:
-    """Tell where another keyword has another binning."""
-    for other in keywords.BINNING:
+    """Tell where another keyword has another binning; ``name`` is empty where that of the definition is used."""
+    for other in (*keywords.BINNING, *keywords.OTHER_BINNINGS):
         value = values.header.get(other)
-        if value is None or other == name.split()[0]:
+        if value is None or other in name.split():
             continue
-        if (second := _common_factor(str(value).strip())) and second != factor:
-            values.warn(
-                f"the binnings in {name} ({factor}) and {other} ({second}) are not the same: that in {name} is used"
-            )
+        second = _two_digits(str(value)) or _common_factor(str(value).strip())
+        if second and second != factor:
+            used, whose = (f"in {name}", f"that in {name}") if name else ("of the definition", "that of the definition")
+            values.warn(f"the binnings {used} ({factor}) and {other} ({second}) are not the same: {whose} is used")
 
 
 @lru_cache(maxsize=1024)
 def _common_factor(text: str) -> int:
     """Binning of both axes; 0 where they differ or are no such numbers."""
-    factors = {as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text)}
+    factors = {as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text.strip("[]() "))}
     factor = factors.pop()
     is_binning = not factors and 1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()
     return int(factor) if is_binning else 0
+
+
+@lru_cache(maxsize=1024)
+def _two_digits(text: str) -> int:
+    """Binning of both axes that is written without anything between its two digits (22); 0 for other texts."""
+    found = re.fullmatch(r"\s*([1-9])\1(\.0*)?\s*", text)
+    return int(found[1]) if found else 0
 
 
 def dark_current_of(instrument: ExposureEntries, values: HeaderValues) -> float:
@@ -136,18 +148,30 @@ def kind_of(instrument: ExposureEntries, values: HeaderValues) -> tuple[str, str
 
     Where another keyword says another kind, that is told.
     """
-    names = instrument.image_type_keyword
-    if str(values.header.get("ESO DPR CATG", "")).upper().startswith("ACQ") and not isinstance(names, str):
+    named = instrument.image_type_keyword
+    names = (named,) if isinstance(named, str) else named
+    if str(values.header.get("ESO DPR CATG", "")).upper().startswith("ACQ") and not isinstance(named, str):
         return "acquisition", "ESO DPR CATG"  # DPR TYPE is OBJECT in these
-    found, source = "light", ""
-    for name in (names,) if isinstance(names, str) else names:
+    found, source, unknown = "light", "", ""
+    for name in names if isinstance(named, str) else (*names, *keywords.OTHER_IMAGE_TYPES):
         value = values.header.get(name)
-        if not (isinstance(value, str) and value and (kind := kind_by_words(value))):
+        if not (isinstance(value, str) and value.strip()):
             continue
-        if not source:
+        if not (kind := kind_by_words(value)):
+            is_word = name != "FRAME" and not any(letter.isdigit() for letter in value)  # that of Andor is a time
+            unknown = unknown or (f"{name} is {shown(value)}" if is_word and name != "OBSMODE" else "")
+        elif not source:
             found, source = kind, name
         elif kind != found:
             values.warn(f"{source} says that the frame is a {found} and {name} that it is a {kind}: {source} is used")
+    if (
+        not source
+        and not unknown
+        and keywords.CALIBRATION_OBJECT.fullmatch(title := str(values.header.get("OBJECT", "")))
+    ):
+        unknown = f"OBJECT is {shown(title)}, and nothing says what kind of frame it is"
+    if not source and unknown:
+        values.warn(f"{unknown}: the frame is taken for a light frame")
     return found, source
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import Protocol
 
 from opticam_dask.frames.headers import keywords
@@ -17,6 +18,16 @@ _ELECTRONS = re.compile(r"\[?((photo-?)?e(lectrons?|-)?|photons?)\s*(/\s*pix(els
 #: Units of pixels that are no numbers of electrons or ADU any more: rates, and fluxes or magnitudes.
 _NO_COUNTS = re.compile(
     r".*(/\s*s(ec(ond)?s?)?\b|\bs(ec)?\s*(\*\*|\^)?\s*\(?-1|Jy\b|\berg\b|\bmag(s|nitudes?)?\b|maggy|\bwatt|\bW\s*/?\s*m).*",
+    re.IGNORECASE,
+)
+#: The same in words.
+_RATES = re.compile(
+    r".*(\bper\s+(s|sec|min|h|second|minute|hour)s?\b|/\s*(ms|min|h(ou)?rs?|h)\b|\b(cps|hz)\b).*", re.IGNORECASE
+)
+#: Units of pixels that are ADU, and words that say nothing.
+_ADU = re.compile(
+    r"\W*((raw|converged)\s+)?(adus?|counts?|cts?|dns?|data\s+numbers?|digital\s+(numbers?|units?)|"
+    r"analog.to.digital\s+units?|none|unknown|unitless|dimensionless|n/?a|raw|)(\s*/\s*pix(els?)?)?\W*",
     re.IGNORECASE,
 )
 #: Gains that differ by less than this share are the same.
@@ -40,17 +51,20 @@ def gain_of(instrument: GainEntries, values: HeaderValues, binning: int) -> floa
     have a gain of 1, whatever the gain of the detector was.
     """
     unit = str(values.header.get("BUNIT", "")).strip()
-    if unit and _NO_COUNTS.fullmatch(unit):
+    if unit and (_NO_COUNTS.fullmatch(unit) or _RATES.fullmatch(unit)):
         values.problems.append(f"gain: expected pixels in ADU or electrons, found {shown(unit)} in keyword BUNIT")
         return math.nan
     if is_in_electrons(values):
         return _of_electrons(instrument, unit, values)
+    if not _ADU.fullmatch(unit):
+        values.warn(f"BUNIT is {shown(unit)}, which is no unit that is known here: the pixels are taken for ADU")
+    _tell_of_multiplication(values)
     name, value = values.find(instrument.gain_keyword)
     if value is None:
         name, value = _inverse(values) or (name, value)
     elif isinstance(value, str):
         value = _of_amplifiers(name, value, values)
-    elif name == "GAIN" and value > 0.0 and _is_adu_per_electron(name, values):
+    elif name in keywords.GAIN and value > 0.0 and _is_adu_per_electron(name, values):
         values.warn(f"the comment of {name} says that it is ADU per electron: electrons per ADU are 1 / {name}")
         value = 1.0 / value
     is_open = name == "GAIN" and not isinstance(instrument.gain_keyword, str)
@@ -64,6 +78,7 @@ def gain_of(instrument: GainEntries, values: HeaderValues, binning: int) -> floa
         values.warn(f"GAIN holds a setting of the camera ({reason}): the gain of the definition is used")
         return float(instrument.default_gain)
     if value is None:
+        _hold_default_against_header(instrument.default_gain, binning, values)
         return values.number("gain", instrument.gain_keyword, instrument.default_gain, "above 0")
     gain = as_number(value)
     if not 0.0 < gain <= LARGEST_NUMBER:
@@ -191,13 +206,39 @@ def _is_impossible(gain: float, binning: int, values: HeaderValues) -> bool:
 
 def _hold_against_others(name: str, gain: float, values: HeaderValues) -> None:
     """Tell where another keyword has another gain."""
-    for other in keywords.GAIN:
+    for other, number in _other_gains(name, gain, values):
+        values.warn(f"the gains in {name} ({gain:g}) and {other} ({number:g}) are not the same: that in {name} is used")
+
+
+def _hold_default_against_header(default: float | None, binning: int, values: HeaderValues) -> None:
+    """Tell where the header has a gain, in a keyword that the definition does not name, and it is not the default."""
+    for other, number in [] if default is None else _other_gains("", default, values):
+        if not _is_impossible(number, binning, values):  # a setting
+            values.warn(
+                f"the gain of the definition ({default:g}) and that in {other} ({number:g}) are not the same: that of "
+                "the definition is used, which names another gain_keyword"
+            )
+
+
+def _other_gains(name: str, gain: float, values: HeaderValues) -> Iterator[tuple[str, float]]:
+    """Keywords beside the one that is used which have another gain, and their gain."""
+    for other in (*keywords.GAIN, *keywords.OTHER_GAINS):
         if other == name or other not in values.header or (other == "GAIN" and _said_to_be_setting(values)):
             continue
         number = values.number_of(other)
-        if other == "GAIN" and number > 0.0 and _is_adu_per_electron(other, values):
+        if number > 0.0 and _is_adu_per_electron(other, values):
             number = 1.0 / number
         if number > 0.0 and abs(number - gain) > _SAME_GAIN * gain:
+            yield other, number
+
+
+def _tell_of_multiplication(values: HeaderValues) -> None:
+    """Tell of electrons that were multiplied before they were read: a gain counts those that the light made."""
+    for name in keywords.MULTIPLICATIONS:
+        if (number := values.number_of(name)) > 1.0:
             values.warn(
-                f"the gains in {name} ({gain:g}) and {other} ({number:g}) are not the same: that in {name} is used"
+                f"{name} says that electrons were multiplied by {number:g} before they were read: the gain must be "
+                "electrons per ADU of those that light made (divided by this number), and errors by photons are up to "
+                "1.4 times too small"
             )
+            return

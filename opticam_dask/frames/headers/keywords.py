@@ -48,6 +48,10 @@ ELECTRONS_PER_ADU = (
 GAIN = (*ELECTRONS_PER_ADU, "GAIN")
 #: ADU per electron [E].
 ADU_PER_ELECTRON = ("ESO DET OUT1 GAIN", "ESO DET CHIP1 GAIN")
+#: Gains that are looked at only to be held against the one that is used: of two amplifiers, of the read-out, HST.
+OTHER_GAINS = ("RO_GAIN", "ROGAIN", "DETGAIN", "ATODGAIN", "CCDEGAIN", "GAIN1")
+#: By how much a detector multiplies electrons before they are read [Andor, SAAO, HiPERCAM].
+MULTIPLICATIONS = ("EMGAIN", "EM_GAIN", "EM-GAIN", "EMREALGN", "GAINEM", "REALEMGN")
 #: Comments of a gain that is ADU per electron.
 ADU_PER_ELECTRON_COMMENT = re.compile(
     r"\b(ADU|DN|counts?)s?\s*(/|\bper\b)\s*(photo-?)?e(lectrons?|-)?(?!\w)", re.IGNORECASE
@@ -64,7 +68,7 @@ SETTING_COMMENT = re.compile(r"sensor gain|\bm?dB\b|setting|\bgain (value|index|
 WRITER = ("SWCREATE", "CREATOR", "SOFTWARE", "PROGRAM", "SWMODIFY")
 WRITERS_OF_SETTINGS = re.compile(
     r"n\.?i\.?n\.?a|sharpcap|asi ?cap|asi ?studio|firecapture|astro photography tool|\bAPT\b|kstars|ekos|indi\b|"
-    r"astap|asiair|zwo|toupsky|phd2?\b|voyager|sequence generator",
+    r"astap|asiair|zwo|toupsky|phd2?\b|voyager|sequence generator|ccdciel|siril|astrodmx|oacapture|stellarmate",
     re.IGNORECASE,
 )
 #: What INDI writes beside a GAIN, which is the setting of its driver [I].
@@ -86,8 +90,12 @@ SECOND_AXIS = {
     "CCDBIN1": "CCDBIN2",
     "ESO DET WIN1 BINX": "ESO DET WIN1 BINY",
 }
+#: Binnings that are looked at only to be held against the one that is used: Andor Solis, cameras of HST and of others.
+OTHER_BINNINGS = ("HBIN", "VBIN", "CCDBINX", "CCDBINY", "BINAXIS1", "NBIN1", "BINFACTX", "X_BIN", "HORBIN", "BIN")
 #: Filter [M, N, S, I, L, R]; ESO names the wheel [E].
 FILTER = ("FILTER", "FILTNAME", "FILTERID", "FILTERS", "ESO INS FILT1 NAME")
+#: Filters of further wheels or of other spellings, which only a definition can make one filter of.
+OTHER_FILTERS = ("FILTER1", "FILTER2", "FILTER3", "FILTNAM", "FILTERNAM", "FILTNAM1", "FILTNAM2", "FILT", "FLTNAME")
 #: Read noise [R, L, E] and others that a frame can do without.
 READ_NOISE = ("RDNOISE", "READNOIS", "RON", "ESO DET OUT1 RON", "ESO DET CHIP1 RON")
 SATURATION = ("SATLEVEL", "SATURATE")
@@ -98,6 +106,14 @@ AIRMASS = ("AIRMASS", "SECZ", "ESO TEL AIRM START")
 
 #: Kind of a frame: IMAGETYP [M, N, S, R], IMGTYPE (OPTICAM), OBSTYPE [L], FRAME [I], DPR TYPE [E].
 IMAGE_TYPE = ("IMAGETYP", "IMGTYPE", "OBSTYPE", "EXPTYPE", "ESO DPR TYPE", "FRAME")
+#: Further spellings, which go behind those of a definition.
+OTHER_IMAGE_TYPES = ("FRAMETYP", "IMG_TYPE", "IMTYPE", "FRMTYPE", "OBS_TYPE", "EXP_TYPE", "DATA-TYP", "OBSMODE")
+#: Objects that are the name of a kind of calibration frame and nothing else.
+CALIBRATION_OBJECT = re.compile(
+    r"\s*((master|super|sky|dome|twilight|evening|morning|dark|flat)\W*)*(bias|dark|flat|zero)(es|s)?"
+    r"(\W*(field|frame|wizard))?s?\W*\d*\s*",
+    re.IGNORECASE,
+)
 #: Kinds by their words, the first that fits; a "flat dark" is a dark, a "sky flat" is a flat. Other words are lights.
 KINDS = (
     ("bias", re.compile(r"bias|\bzero\b|\boffset\b", re.IGNORECASE)),
@@ -109,7 +125,11 @@ KINDS = (
     ("lamp", re.compile(r"^(comp|comparison|arc|lamp|wave|wavecal|calib)\b|\blamp\b", re.IGNORECASE)),
     ("spectrum", re.compile(r"spectrum|spectra\b|spectroscop", re.IGNORECASE)),
 )
-LIGHT = re.compile(r"light|object|science|expose|target|standard|^sci$|^obj$|tricolor", re.IGNORECASE)
+LIGHT = re.compile(
+    r"light|object|science|expos|target|standard|^sci$|^obj$|tricolor|snapshot|autosave|imag(e|ing)|photometry|normal|"
+    r"\bstars?\b|^on$|^open$|^camera$|^none$|^unknown$",
+    re.IGNORECASE,
+)
 
 # ---------------------------------------------------------------- position
 
@@ -153,6 +173,18 @@ MARKS = {
     "DATE-END": "end", "MJD-END": "end", "EXPEND": "end", "UTSTOP": "end", "UTEND": "end", "UT-END": "end",
     "TIME-END": "end",
 }  # fmt: skip
+#: The same by the words of comments.
+MARKS_IN_COMMENT = (
+    ("start", re.compile(r"\b(start|begin|beginning|began|opened|open)\b", re.IGNORECASE)),
+    ("middle", re.compile(r"\b(mid|middle|centre|center|mid-?point|mid-?exposure|avg|average)\b", re.IGNORECASE)),
+    ("end", re.compile(r"\b(end|stop|closed|close)\b", re.IGNORECASE)),
+)
+#: Comments of times that are local ones,
+LOCAL_COMMENT = re.compile(r"\blocal\b|\bLT\b", re.IGNORECASE)
+#: and of times on another scale than UTC.
+SCALE_IN_COMMENT = re.compile(r"\b(TDB|TAI|TT|GPS time)\b")
+#: Comments of times that are UTC.
+UTC_COMMENT = re.compile(r"\bUTC?\b|\bGMT\b|universal", re.IGNORECASE)
 #: Times of day beside a date that stands alone [R, L, E, H, SAAO].
 TIMES_OF_DAY = ("UTC-OBS", "UT-OBS", "UT", "UTSTART", "TIME-OBS", "UTC", "UT-START", "TIME-BEG", "TIME", "EXPSTART")
 #: Columns of a table, or beginnings of numbered keywords, that hold the time of each plane of a cube.

@@ -97,6 +97,7 @@ def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: Heade
     if scale is None or math.isnan(exposure_time):
         return MidExposure()
     mark = _mark_of(instrument, stamp, values)
+    _hold_against_comment(stamp.names[-1], mark, scale, values)
     # the days of other scales have no leap seconds
     seconds = stamp.seconds if scale == "utc" or stamp.fraction is None else stamp.fraction * SECONDS_PER_DAY
     if scale == "ut1":
@@ -306,6 +307,36 @@ def _mark_of(instrument: TimeEntries, stamp: _TimeStamp, values: HeaderValues) -
         f"the {standard} is used"
     )
     return standard
+
+
+def _hold_against_comment(name: str, mark: str, scale: str, values: HeaderValues) -> None:
+    """Tell where the comment of a time says that it is something else than it is taken for, or that it is shifted."""
+    if (comment := values.comment(name)) and (said := _said_by_comment(comment)) != ("", ""):
+        said_mark, said_scale = said
+        if said_mark not in ("", mark):
+            values.warn(
+                f"the comment of {name} ({shown(comment)}) says that it is the {said_mark} of the exposure: it is "
+                f"taken for the {mark} (time_marks)"
+            )
+        if said_scale not in ("", scale):
+            values.warn(
+                f"the comment of {name} ({shown(comment)}) says {said_scale}: it is taken for {scale} (time_scale)"
+            )
+    shift = as_number(values.header.get("TIMEOFFS", 0.0))
+    if shift != 0.0:
+        values.warn(f"TIMEOFFS is {shown(values.header['TIMEOFFS'])}: it is not added to the times of the header")
+
+
+@lru_cache(maxsize=256)
+def _said_by_comment(comment: str) -> tuple[str, str]:
+    """Moment of the exposure and scale (or "local time") that a comment names; empty where it names none or several."""
+    marks = [mark for mark, words in keywords.MARKS_IN_COMMENT if words.search(comment)]
+    scale = ""
+    if not keywords.UTC_COMMENT.search(comment):
+        named = keywords.SCALE_IN_COMMENT.search(comment)
+        scale = keywords.TIMESYS[named[1].removesuffix(" time")] if named else ""
+        scale = "local time" if keywords.LOCAL_COMMENT.search(comment) else scale
+    return marks[0] if len(marks) == 1 else "", scale
 
 
 # ---------------------------------------------------------------- other times of the header
