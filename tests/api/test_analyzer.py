@@ -117,6 +117,14 @@ def test_light_curves__leave_out_what_has_no_flux_and_say_which_are_flagged(caps
         Analyzer(light_curves=_curve(time[:1], flux[:1], flux[:1]), **QUIET)
 
 
+def test_get_lc__takes_what_a_camera_is_called_everywhere_else():
+    found = Analyzer(light_curves=_sinusoids(), **QUIET)
+    for name in ("1:g", "1-g", "g"):
+        assert found.get_lc(name).identical(found.light_curves["1:g"])
+    with pytest.raises(ValueError, match="no such key: 'u' in this analysis; it has 1:g"):
+        found.get_lc("u")
+
+
 def test_light_curves__of_different_time_scales_are_refused():
     curves = _sinusoids()
     curves["2:r"]["bmjd_tdb"] = curves["2:r"]["bmjd_tdb"] * np.nan

@@ -34,6 +34,7 @@ from opticam_dask.lightcurves.timing_inputs import (
 from opticam_dask.lightcurves.timing_results import (
     TimingResults,
 )
+from opticam_dask.store.store import key_of
 
 #: Seconds, or a quantity that can be converted to them.
 Seconds: TypeAlias = float | Quantity
@@ -87,16 +88,14 @@ class AnalysedCurves:
         return {key: good_time_intervals(curve.time) for key, curve in self._curves.items()}
 
     def get_lc(self, key: str) -> xr.Dataset:
-        """Light curve of one camera.
+        """Light curve of one camera, by its key (``1:g``), the name of its group (``1-g``) or its filter (``g``).
 
         Raises
         ------
         ValueError
-            When there is no such camera key.
+            When there is none, or several cameras have the filter.
         """
-        if key not in self._curves:
-            raise ValueError(f"no light curve of {key!r}: there are those of {', '.join(self.keys)}")
-        return self.light_curves[key]
+        return self.light_curves[key_of(key, self.keys, "this analysis")]
 
     def join(self, other: Self) -> Self:
         """Analyzer with the light curves of both; those of the same camera are put together and normalised anew.
