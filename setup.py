@@ -28,6 +28,7 @@ SOURCES = (
     "star_check",
     "star_fit",
     "subtraction",
+    "window_sums",
     "windows",
 )
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.robust import known_or
+from opticam_dask.kernels.sources import window_sums
 from opticam_dask.kernels.sources.profiles import intruders, misfit
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.measuring import Stars
@@ -38,16 +39,16 @@ def pixel_flags(view: FrameView, stars: Stars, inside: np.ndarray) -> np.ndarray
     """
     pixels = stars.pixels
     window = pixels.x0, pixels.y0, inside.shape[1]
-    on_frame = _on_frame(view.shape, *window)
     hit = view.cosmic_rays_at(*window)
-    is_there = np.any(inside & on_frame, axis=(1, 2))
+    masks = stars.is_saturated, stars.is_stray
+    facts = window_sums.pixel_facts(window[:2], inside, pixels.electrons, *masks, view.shape)
     nowhere = np.zeros(len(inside), dtype=bool)
     conditions = {
-        SourceFlag.OFF_FRAME: ~is_there,
-        SourceFlag.EDGE: is_there & np.any(inside & ~on_frame, axis=(1, 2)),
-        SourceFlag.BAD_PIXEL: _lack_pixels(view, stars, inside & on_frame, inside),
-        SourceFlag.SATURATED: np.any(inside & stars.is_saturated, axis=(1, 2)),
-        SourceFlag.CONTAMINATED: np.any(inside & stars.is_stray, axis=(1, 2)) | _are_crossed(stars.is_stray, inside),
+        SourceFlag.OFF_FRAME: facts.there == 0,
+        SourceFlag.EDGE: (facts.there > 0) & (facts.beyond > 0),
+        SourceFlag.BAD_PIXEL: facts.lacking > 0 if view.lasting_at is None else _lack_pixels(view, stars, inside),
+        SourceFlag.SATURATED: facts.saturated > 0,
+        SourceFlag.CONTAMINATED: (facts.stray > 0) | _are_crossed(facts, stars.is_stray, inside),
         SourceFlag.COSMIC_RAY: nowhere if hit is None else np.any(inside & hit, axis=(1, 2)),
         SourceFlag.NON_LINEAR: (
             nowhere if view.non_linear_at is None else np.any(inside & view.non_linear_at(*window), axis=(1, 2))
@@ -59,37 +60,31 @@ def pixel_flags(view: FrameView, stars: Stars, inside: np.ndarray) -> np.ndarray
     return flags
 
 
-def _lack_pixels(view: FrameView, stars: Stars, there: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Sources that lack the data of some of their pixels, shape (n,).
+def _lack_pixels(view: FrameView, stars: Stars, inside: np.ndarray) -> np.ndarray:
+    """Sources that lack the data of some of their pixels, shape (n,), where there are pixels that are bad all night.
 
-    Pixels that are bad all night are many: one that holds next to nothing of the star does not count.
+    These are many: one that holds next to nothing of the star does not count.
     """
+    assert view.lasting_at is not None
     pixels = stars.pixels
-    missing: np.ndarray = there & ~np.isfinite(pixels.electrons)
-    if view.lasting_at is not None:
-        lasting = missing & view.lasting_at(pixels.x0, pixels.y0, inside.shape[1])
-        lost, whole = (np.sum(np.where(chosen, stars.light, 0.0), axis=(1, 2)) for chosen in (lasting, inside))
-        missing &= ~(lasting & (lost < _SLIGHT * whole)[:, None, None])
+    window = pixels.x0, pixels.y0, inside.shape[1]
+    missing: np.ndarray = inside & window_sums.on_frame(view.shape, *window) & ~np.isfinite(pixels.electrons)
+    lasting = missing & view.lasting_at(*window)
+    lost, whole = (np.sum(np.where(chosen, stars.light, 0.0), axis=(1, 2)) for chosen in (lasting, inside))
+    missing &= ~(lasting & (lost < _SLIGHT * whole)[:, None, None])
     return np.any(missing, axis=(1, 2))
 
 
-def _are_crossed(is_stray: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _are_crossed(facts: window_sums.PixelFacts, is_stray: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Sources that something longer than a cosmic ray reaches into, such as the trail of a satellite; shape (n,).
 
     Where a trail crosses a star, the sum of both looks like a star, a little brighter and wider: stray pixels are
     found on both sides of it only. Of another star beside the pixels that count, some light is among them.
     """
-    is_crossed = np.count_nonzero(is_stray, axis=(1, 2)) > intruders.LONGEST_RAY
+    is_crossed = facts.all_stray > intruders.LONGEST_RAY
     if is_crossed.any():
         is_crossed[is_crossed] = np.any(misfit.grown(inside[is_crossed]) & is_stray[is_crossed], axis=(1, 2))
     return is_crossed
-
-
-def _on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-    """Which pixels of the windows lie on the frame, shape (n, size, size)."""
-    offsets = np.arange(size)
-    rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
-    return ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
 
 
 def blend_flags(stars: Stars, weights: np.ndarray) -> np.ndarray:

@@ -320,6 +320,8 @@ def narrowed(stars: Stars, size: int) -> Stars:
 
     def cut(windows: np.ndarray, of: np.ndarray | slice = whole) -> np.ndarray:
         strides, n_places = windows.strides, wide - size + 1
+        if strides[1:] == (0, 0):  # one number a window
+            return np.broadcast_to(windows[:, :1, :1], (len(windows), size, size))
         views = np.lib.stride_tricks.as_strided(
             windows, (len(windows), n_places, n_places, size, size), (*strides, *strides[1:]), writeable=False
         )

@@ -16,7 +16,7 @@ import numpy as np
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.robust import known_or
 from opticam_dask.kernels.series import ensemble
-from opticam_dask.kernels.sources import annulus, noise, photometry
+from opticam_dask.kernels.sources import annulus, noise, photometry, window_sums
 from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, profile_weights
 from opticam_dask.methods import flagging, frame_stars, measuring, places
 from opticam_dask.methods.frame_view import CatalogFacts, CutOuts, FrameView, Measurement
@@ -285,22 +285,23 @@ class AperturePhotometer(BasePhotometer):
         window = pixels.x0, pixels.y0, pixels.electrons.shape[1]
         weights = self._weights(view, xy, *window, axes)
         electrons = np.where(pixels.is_good, pixels.electrons, np.nan)
-        flux, share = photometry.aperture_flux(electrons, weights)
+        sums = window_sums.aperture_sums(weights, electrons, pixels.rms, light)
+        flux = np.where(sums.area > 0, sums.flux, np.nan)
         factor, correction = np.ones(len(xy)), np.full(len(xy), np.nan)
         if light is not None:
-            inside = np.sum(weights * light, axis=(1, 2))
-            seen = np.sum(np.where(pixels.is_good, weights * light, 0.0), axis=(1, 2))
-            is_torn = (share < 1.0) & (seen > 0)
-            factor[is_torn] = inside[is_torn] / seen[is_torn]
-            inside -= foreign * np.sum(weights, axis=(1, 2))
+            is_torn = (sums.area < sums.whole) & (sums.seen > 0)
+            factor[is_torn] = sums.inside[is_torn] / sums.seen[is_torn]
+            inside = sums.inside - foreign * sums.whole
             if photometry.SIGMA_TO_FWHM * shape.sigma < noise.UNDERSAMPLED:
                 usual = self._usual_shares(view, xy, window[2], shape, foreign, axes)
                 factor[inside > 0] *= usual[inside > 0] / inside[inside > 0]
                 inside[inside > 0] = usual[inside > 0]
             correction[inside > 0] = 1.0 / inside[inside > 0]
         response = None if view.response_at is None else view.response_at(*window)
-        variance = noise.aperture_variance(weights, electrons, pixels.rms, response, view.told_variance(*window))
-        variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
+        told, variance = view.told_variance(*window), sums.variance
+        if response is not None or told is not None:
+            variance = noise.aperture_variance(weights, electrons, pixels.rms, response, told)
+        variance += (sums.area * pixels.sky_error) ** 2
         if light is not None:
             variance += (_OF_APERTURE * frame_stars.sampling_error(view, shape) * known_or(flux)) ** 2
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)

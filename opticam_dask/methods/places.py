@@ -10,7 +10,7 @@ import numpy as np
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels import compiled, graphs
 from opticam_dask.kernels.robust import known_or
-from opticam_dask.kernels.sources import centroids, joint_fit, photometry
+from opticam_dask.kernels.sources import centroids, joint_fit, photometry, window_sums
 from opticam_dask.kernels.sources.profiles import misfit
 from opticam_dask.kernels.sources.profiles.profile import (
     EDGE,
@@ -197,7 +197,8 @@ def _centroids(
     view: FrameView, places: Places, found: np.ndarray, start: np.ndarray, sigma: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centroids of the sources ``found``, drawn towards the prediction, and which of them are believed."""
-    cutouts, rms, x0, y0 = places.electrons[found], places.rms[found], places.x0[found], places.y0[found]
+    cutouts, x0, y0 = places.electrons[found], places.x0[found], places.y0[found]
+    rms = window_sums.of_window(places.rms)[found]
     predicted = np.asarray(view.predicted_xy, dtype=float)[found]
     centres, converged = centroids.windowed_centroids(cutouts, x0, y0, start, sigma)
     errors = centroids.centroid_errors(cutouts, rms, x0, y0, centres, sigma)

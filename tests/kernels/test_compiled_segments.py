@@ -38,7 +38,8 @@ def test_segments_and_basins__are_the_same_in_both_forms(monkeypatch, kind, shar
     def found():
         labels, n_labels = segments.connected(flagged, image.shape)
         parts = segments.Segments(flagged, image.ravel()[flagged].astype(float), labels, n_labels)
-        return labels, n_labels, *segments._basins(parts, image)
+        large = segments.large_segments(image, flagged, 4)
+        return labels, n_labels, *segments._basins(parts, image), *vars(large).values()
 
     in_c = found()
     monkeypatch.setattr(compiled, "native", None)
@@ -64,6 +65,8 @@ def test_segments__refuse_pixels_that_are_not_of_the_frame():
     places, room = np.array([3, 99], dtype=np.int64), np.empty(2, dtype=np.int64)
     with pytest.raises(ValueError, match="ascending places of the image"):
         compiled.native.find_basins(np.zeros((5, 5)), places, room)
+    with pytest.raises(ValueError, match="ascending places of the image"):
+        compiled.native.large_segments(np.zeros((5, 5)), places, room, np.empty(2), room.copy(), 1)
     with pytest.raises(ValueError, match="ascending places"):
         compiled.native.label_pixels(places[::-1].copy(), room, 5)
     with pytest.raises(ValueError, match="do not belong together"):

@@ -24,7 +24,7 @@ COMPILED = "compiled"
 NUMPY = "numpy"
 
 #: Set of functions that the kernels call, as ``module.c`` numbers it.
-INTERFACE = 10
+INTERFACE = 11
 
 
 def _native() -> ModuleType | None:

@@ -3,11 +3,13 @@
 #include "arrays.h"
 
 /* Number of this set of functions and their arguments, which the package asks for: raised with every change of them. */
-#define INTERFACE 10
+#define INTERFACE 11
 
 static PyMethodDef methods[] = {
     {"adaptive_moments", adaptive_moments, METH_VARARGS, "Second moments in windows that adapt to the sources."},
+    {"aperture_sums", aperture_sums, METH_VARARGS, "Sums over the pixels of apertures."},
     {"box_statistics", box_statistics, METH_VARARGS, "Level and scatter of boxes after a clip."},
+    {"centroid_sums", centroid_sums, METH_VARARGS, "Sums over Gaussian windows."},
     {"compare_stars", compare_stars, METH_VARARGS, "Stars against their profile."},
     {"connected_components", connected_components, METH_VARARGS, "Connected components of a graph."},
     {"cosmic_rays", cosmic_rays, METH_VARARGS, "Find cosmic rays and replace them."},
@@ -23,6 +25,7 @@ static PyMethodDef methods[] = {
     {"half_sample_mode", half_sample_mode, METH_O, "Mode of some numbers."},
     {"judge_pixels", judge_pixels, METH_VARARGS, "Errors and stray pixels of a group of stars."},
     {"label_pixels", label_pixels, METH_VARARGS, "Segments of the pixels of a frame."},
+    {"large_segments", large_segments, METH_VARARGS, "Segments of a frame that have many pixels."},
     {"light_at", light_at, METH_VARARGS, "Light at radii, from a table."},
     {"match_positions", match_positions, METH_VARARGS, "Match positions one to one."},
     {"median", median, METH_O, "Median of some numbers."},
@@ -30,6 +33,7 @@ static PyMethodDef methods[] = {
     {"mesh_medians", mesh_medians, METH_VARARGS, "Medians of the boxes of a mesh."},
     {"near_pairs", near_pairs, METH_VARARGS, "Pairs of positions near each other."},
     {"nearest_distances", nearest_distances, METH_VARARGS, "Distances to the nearest position."},
+    {"pixel_facts", pixel_facts, METH_VARARGS, "Pixels that count, by what there is to say about them."},
     {"refine_match", refine_match, METH_VARARGS, "Refine a transform between two lists of sources."},
     {"segment_moments", segment_moments, METH_VARARGS, "Sums over the pixels of segments."},
     {"smooth_course", smooth_course, METH_VARARGS, "Smooth course of the boxes of the sky."},

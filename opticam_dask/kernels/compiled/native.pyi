@@ -7,6 +7,41 @@ INTERFACE: int
 def box_statistics(boxes: np.ndarray, result: np.ndarray, least: float, readmit: bool, /) -> None:
     """`boxes` (row, column, y, x) uint16, float32 or float64, rows in one piece; `result` (2, row, column) float64."""
 
+def aperture_sums(
+    weights: np.ndarray,
+    electrons: np.ndarray,
+    rms: np.ndarray,
+    light: np.ndarray | None,
+    sums: np.ndarray,
+    /,
+) -> None:
+    """Fill `sums` (7, n), those of ``window_sums.ApertureSums``, from windows (n, size, size) float64.
+
+    `rms` may be (n, 1, 1): the same in all pixels of a window.
+    """
+
+def centroid_sums(cutouts: np.ndarray, rms: np.ndarray, along: np.ndarray, sums: np.ndarray, reach: float, /) -> None:
+    """Fill `sums` (3, n) from windows (n, size, size) and `along` (4, n, size); see ``window_sums``, all float64.
+
+    `rms` may be (n, 1, 1): the same in all pixels of a window.
+    """
+
+def pixel_facts(
+    corners: np.ndarray,
+    counted: np.ndarray,
+    electrons: np.ndarray,
+    saturated: np.ndarray,
+    stray: np.ndarray,
+    facts: np.ndarray,
+    ny: int,
+    nx: int,
+    /,
+) -> None:
+    """Fill `facts` (6, n) int64, those of ``window_sums.PixelFacts``, from windows (n, size, size) on a frame (ny, nx).
+
+    `corners` (2, n) int64 are x0 and y0; `electrons` float64, the others bool.
+    """
+
 def adaptive_moments(
     cutouts: np.ndarray,
     centres: np.ndarray,
@@ -66,6 +101,14 @@ def mesh_medians(mesh: np.ndarray, filtered: np.ndarray, /) -> None:
 
 def label_pixels(pixels: np.ndarray, labels: np.ndarray, nx: int, /) -> int:
     """Fill `labels` (n,) with the 8-connected segment of each of `pixels` (n,), ascending; int64. Their number."""
+
+def large_segments(
+    image: np.ndarray, pixels: np.ndarray, places: np.ndarray, values: np.ndarray, labels: np.ndarray, least: int, /
+) -> tuple[int, int]:
+    """Segments of `least` pixels (n,) of `image` (float32 or float64) or more: how many of the pixels, and of segments.
+
+    As many of `places`, `values` (float64) and `labels` (n,) are filled; places int64, ascending.
+    """
 
 def find_basins(image: np.ndarray, pixels: np.ndarray, basins: np.ndarray, /) -> int:
     """Fill `basins` (n,) with the maximum above each of `pixels` (n,) of `image` (float32 or float64). Their number."""

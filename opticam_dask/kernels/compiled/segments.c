@@ -5,6 +5,8 @@
 #include "arrays.h"
 #include "sums.h"
 
+#include <string.h>
+
 /* A frame and some of its pixels. */
 typedef struct {
     const Py_buffer *image;
@@ -86,12 +88,16 @@ static inline int64_t uphill_of(const Chosen *chosen, int is_single, int64_t row
     return uphill;
 }
 
+#define AHEAD 24 /* pixels before it is its turn the row below one is brought into the cache */
+
 /* Way up from each pixel to the highest around it, as an index. */
 static void find_ways(const Chosen *chosen, int64_t *way)
 {
-    const int64_t nx = chosen->nx;
+    const int64_t nx = chosen->nx, n_bytes = chosen->is_single ? sizeof(float) : sizeof(double);
     Py_ssize_t pointers[3] = {0, 0, 0};
     for (Py_ssize_t i = 0; i < chosen->n; i++) {
+        if (i + AHEAD < chosen->n && chosen->pixels[i + AHEAD] + nx < chosen->ny * nx) /* rows above were there before */
+            FETCH_ROW((const char *)chosen->image->buf + (chosen->pixels[i + AHEAD] + nx) * n_bytes, 1);
         const int64_t place = chosen->pixels[i], row = place / nx, column = place - row * nx;
         const int64_t uphill = chosen->is_single ? uphill_of(chosen, 1, row, column) : uphill_of(chosen, 0, row, column);
         const int64_t away = uphill - place;
@@ -144,6 +150,71 @@ PyObject *label_pixels(PyObject *module, PyObject *arguments)
         return NULL;
     Py_DECREF(done);
     return PyLong_FromLongLong(n_labels);
+}
+
+/* Leave out the segments of fewer than `least` pixels, and number the others anew; returns how many pixels are left. */
+static Py_ssize_t keep_large(const Chosen *chosen, int64_t *labels, int64_t *n_labels, int64_t *number, Py_ssize_t least,
+                             int64_t *places, double *values)
+{
+    Py_ssize_t n_kept = 0;
+    int64_t n_large = 0;
+    memset(number, 0, (size_t)*n_labels * sizeof *number);
+    for (Py_ssize_t i = 0; i < chosen->n; i++)
+        number[labels[i]]++;
+    for (int64_t label = 0; label < *n_labels; label++)
+        number[label] = number[label] >= least ? n_large++ : -1;
+    for (Py_ssize_t i = 0; i < chosen->n; i++) {
+        const int64_t label = number[labels[i]];
+        if (label < 0)
+            continue;
+        places[n_kept] = chosen->pixels[i];
+        values[n_kept] = value_at(chosen->image->buf, chosen->is_single, chosen->pixels[i]);
+        labels[n_kept++] = label;
+    }
+    *n_labels = n_large;
+    return n_kept;
+}
+
+PyObject *large_segments(PyObject *module, PyObject *arguments)
+{
+    enum { IMAGE, PIXELS, PLACES, VALUES, LABELS, N_ARRAYS };
+    Wanted wanted[N_ARRAYS] = {{NULL, 2, FLOAT64, READ, "image"}, {NULL, 1, INT64, READ, "pixels"},
+                               {NULL, 1, INT64, WRITE, "places"}, {NULL, 1, FLOAT64, WRITE, "values"},
+                               {NULL, 1, INT64, WRITE, "labels"}};
+    Py_buffer views[N_ARRAYS];
+    Py_ssize_t least, n_kept = 0;
+    int64_t n_labels = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOOOn:large_segments", &wanted[0].object, &wanted[1].object, &wanted[2].object,
+                          &wanted[3].object, &wanted[4].object, &least))
+        return NULL;
+    wanted[IMAGE].kind = kind_of_object(wanted[IMAGE].object) == FLOAT32 ? FLOAT32 : FLOAT64;
+    if (open_arrays(wanted, views, N_ARRAYS) < 0)
+        return NULL;
+    const Chosen chosen = {.image = &views[IMAGE], .is_single = wanted[IMAGE].kind == FLOAT32,
+                           .pixels = views[PIXELS].buf, .n = views[PIXELS].shape[0],
+                           .ny = views[IMAGE].shape[0], .nx = views[IMAGE].shape[1]};
+    int is_right = 1, has_room = 1;
+    for (int which = PLACES; which <= LABELS; which++)
+        is_right &= views[which].shape[0] == chosen.n;
+    for (Py_ssize_t i = 0; is_right && i < chosen.n; i++)
+        is_right = chosen.pixels[i] > (i ? chosen.pixels[i - 1] : -1) && chosen.pixels[i] < chosen.ny * chosen.nx;
+    if (is_right) {
+        int64_t *room = malloc((size_t)(chosen.n + 1) * sizeof *room);
+        has_room = room != NULL;
+        if (has_room) {
+            Py_BEGIN_ALLOW_THREADS
+            n_labels = label_all(&chosen, views[LABELS].buf);
+            n_kept = keep_large(&chosen, views[LABELS].buf, &n_labels, room, least, views[PLACES].buf, views[VALUES].buf);
+            Py_END_ALLOW_THREADS
+        }
+        free(room);
+    }
+    PyObject *done = release_arrays(views, N_ARRAYS, is_right ? NULL : "pixels must be ascending places of the image");
+    if (!done)
+        return NULL;
+    Py_DECREF(done);
+    return has_room ? Py_BuildValue("(nL)", n_kept, (long long)n_labels) : PyErr_NoMemory();
 }
 
 PyObject *find_basins(PyObject *module, PyObject *arguments)

@@ -100,14 +100,22 @@ def find_sources(image: np.ndarray, flagged: np.ndarray, n_pixels: int, border_w
         x, y (pixels), flux (sum over the segment), semimajor_sigma, semiminor_sigma (pixels), orientation (degrees).
     """
     shape = image.shape
-    values = image.ravel()[flagged].astype(float)
-    labels, n_labels = connected(flagged, shape)
-    segments = Segments(flagged, values, labels, n_labels)
-    segments = segments.chosen(np.bincount(labels, minlength=n_labels) >= n_pixels)
-    segments = deblend(segments, image, n_pixels)
+    segments = deblend(large_segments(image, flagged, n_pixels), image, n_pixels)
     found = _source_list(segments, shape[1])
     inside = within_border(found["x"], shape[1], border_width) & within_border(found["y"], shape[0], border_width)
     return found if inside.all() else {name: values[inside] for name, values in found.items()}
+
+
+def large_segments(image: np.ndarray, flagged: np.ndarray, n_pixels: int) -> Segments:
+    """Segments of ``n_pixels`` 8-connected pixels or more; see :func:`find_sources`."""
+    if compiled.native is not None and image.dtype in (np.float32, np.float64):
+        pixels = compiled.ready(flagged, dtype=np.int64)
+        places, values, labels = np.empty_like(pixels), np.empty(len(pixels)), np.empty_like(pixels)
+        n, n_labels = compiled.native.large_segments(compiled.ready(image), pixels, places, values, labels, n_pixels)
+        return Segments(places[:n], values[:n], labels[:n], n_labels)
+    labels, n_labels = connected(flagged, image.shape)
+    segments = Segments(flagged, image.ravel()[flagged].astype(float), labels, n_labels)
+    return segments.chosen(np.bincount(labels, minlength=n_labels) >= n_pixels)
 
 
 def connected(flagged: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, int]:

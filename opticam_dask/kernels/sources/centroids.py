@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.sources import windows
+from opticam_dask.kernels.sources import window_sums, windows
 
 #: A last step of a larger part of sigma than this means that the centroid did not converge.
 _NEARLY_AT_REST = 0.05
@@ -104,8 +104,10 @@ def centroid_errors(
 
     Parameters
     ----------
-    cutouts, rms : ndarray, shape (n, size, size)
-        Sky-subtracted electrons and background RMS.
+    cutouts : ndarray, shape (n, size, size)
+        Sky-subtracted electrons.
+    rms : ndarray, shape (n, size, size) or (n, 1, 1)
+        Background RMS.
     x0, y0 : ndarray of int, shape (n,)
         Lower corners of the windows.
     xy : ndarray, shape (n, 2)
@@ -118,15 +120,11 @@ def centroid_errors(
     ndarray, shape (n,)
         Pixels; infinite where there is no signal.
     """
-    columns, rows = windows.pixel_grid(cutouts, x0, y0)
-    has_data = np.isfinite(cutouts)
-    window = np.where(
-        has_data, windows.gaussian_window(columns, rows, xy, windows.per_source(sigma, len(cutouts))), 0.0
-    )
-    light = window * np.where(has_data, cutouts, 0.0)
-    signal = np.maximum(np.sum(light, axis=(1, 2)), 0.0)
-    source = np.maximum(np.sum(window * light, axis=(1, 2)), 0.0)
-    variance = source + np.sum((window * np.where(has_data, rms, 0.0)) ** 2, axis=(1, 2))
+    width, offsets = windows.per_source(sigma, len(cutouts))[:, None], np.arange(cutouts.shape[1])
+    squares = np.stack([((c[:, None] + offsets - xy[:, axis, None]) / width) ** 2 for axis, c in enumerate((x0, y0))])
+    along = np.concatenate([np.exp(-0.5 * squares), squares])
+    light, weighted, noise = window_sums.centroid_sums(cutouts, rms, along, windows.WINDOW**2)
+    signal, variance = np.maximum(light, 0.0), np.maximum(weighted, 0.0) + noise
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(2.0) * sigma * np.sqrt(variance) / signal
     return np.where(np.isfinite(error), error, np.inf)

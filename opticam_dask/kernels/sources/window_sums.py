@@ -1,0 +1,175 @@
+"""Sums over the pixels of the windows of sources, and what there is to say about the pixels that count.
+
+Each is a few numbers of a source, from some hundred pixels: in C all of them come from one look at the pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from opticam_dask.kernels import compiled
+
+
+class ApertureSums(NamedTuple):
+    """Sums over apertures, shape (n,) each.
+
+    Attributes
+    ----------
+    whole, area : ndarray
+        Of the weights, and of those of pixels with data.
+    flux : ndarray
+        Of weighted electrons.
+    photons, sky : ndarray
+        Of the variance of these: that of their own electrons, which may be below zero, and that of the sky.
+    inside, seen : ndarray
+        Of weighted light of the star, and of that on pixels with data; NaN where the light is not known.
+    """
+
+    whole: np.ndarray
+    area: np.ndarray
+    flux: np.ndarray
+    photons: np.ndarray
+    sky: np.ndarray
+    inside: np.ndarray
+    seen: np.ndarray
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Variance of the fluxes, electrons squared; see ``noise.aperture_variance``."""
+        variance: np.ndarray = np.maximum(self.photons, 0.0) + self.sky
+        return variance
+
+
+def aperture_sums(
+    weights: np.ndarray, electrons: np.ndarray, rms: np.ndarray, light: np.ndarray | None = None
+) -> ApertureSums:
+    """Sums over the pixels of apertures.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (n, size, size)
+        Share of each pixel in the aperture.
+    electrons : ndarray, shape (n, size, size)
+        Pixels without their sky; NaN pixels do not count.
+    rms : ndarray, shape (n, size, size)
+        Background RMS, electrons.
+    light : ndarray, shape (n, size, size), optional
+        Share of the star's light in each pixel.
+
+    Returns
+    -------
+    ApertureSums
+    """
+    if compiled.native is not None:
+        sums = np.empty((len(ApertureSums._fields), len(weights)))
+        given = (compiled.ready(values, dtype=float) for values in (weights, electrons, of_window(rms)))
+        compiled.native.aperture_sums(*given, None if light is None else compiled.ready(light, dtype=float), sums)
+        return ApertureSums(*sums)
+    has_data = np.isfinite(electrons)
+    counted, source = np.where(has_data, weights, 0.0), np.where(has_data, electrons, 0.0)
+    squared = counted**2
+    noise = squared * np.where(squared > 0, rms, 0.0) ** 2
+    shares = np.full(weights.shape, np.nan) if light is None else weights * light
+    seen = shares if light is None else np.where(has_data, shares, 0.0)
+    terms = weights, counted, weights * source, squared * source, noise, shares, seen
+    return ApertureSums(*(np.sum(term, axis=(1, 2)) for term in terms))
+
+
+def centroid_sums(cutouts: np.ndarray, rms: np.ndarray, along: np.ndarray, reach: float) -> np.ndarray:
+    """Sums over Gaussian windows: of the light, of the light once more weighted, and of the variance; shape (3, n).
+
+    Parameters
+    ----------
+    cutouts : ndarray, shape (n, size, size)
+        Sky-subtracted electrons; pixels without data do not count.
+    rms : ndarray, shape (n, size, size) or (n, 1, 1)
+        Background RMS, electrons.
+    along : ndarray, shape (4, n, size)
+        Gaussian of columns and of rows, and the squares of their distances in sigma.
+    reach : float
+        Square of the distance at which the window ends.
+    """
+    if compiled.native is not None:
+        sums = np.empty((3, len(cutouts)))
+        given = (compiled.ready(values, dtype=float) for values in (cutouts, of_window(rms), along))
+        compiled.native.centroid_sums(*given, sums, reach)
+        return sums
+    has_data = np.isfinite(cutouts)
+    peak = along[0][:, None, :] * along[1][:, :, None]
+    is_inside = along[2][:, None, :] + along[3][:, :, None] < reach
+    window = np.where(has_data & is_inside, peak, 0.0)
+    light = window * np.where(has_data, cutouts, 0.0)
+    variance = (window * np.where(has_data, rms, 0.0)) ** 2
+    return np.array([np.sum(term, axis=(1, 2)) for term in (light, window * light, variance)])
+
+
+def of_window(rms: np.ndarray) -> np.ndarray:
+    """One number a window, (n, 1, 1), where it is the same in all of its pixels; else what is given."""
+    return rms[:, :1, :1] if rms.strides[1:] == (0, 0) else rms
+
+
+class PixelFacts(NamedTuple):
+    """Pixels of each source, of those that count unless another thing is said; shape (n,) each.
+
+    Attributes
+    ----------
+    there, beyond : ndarray of int
+        On the frame, and not.
+    lacking : ndarray of int
+        On the frame and without data.
+    saturated, stray : ndarray of int
+        Saturated, and not the source's.
+    all_stray : ndarray of int
+        Not the source's, whether they count or not.
+    """
+
+    there: np.ndarray
+    beyond: np.ndarray
+    lacking: np.ndarray
+    saturated: np.ndarray
+    stray: np.ndarray
+    all_stray: np.ndarray
+
+
+def pixel_facts(
+    corners: tuple[np.ndarray, np.ndarray],
+    counted: np.ndarray,
+    electrons: np.ndarray,
+    is_saturated: np.ndarray,
+    is_stray: np.ndarray,
+    shape: tuple[int, int],
+) -> PixelFacts:
+    """Count the pixels of windows by what there is to say about them.
+
+    Parameters
+    ----------
+    corners : tuple of ndarray of int, shape (n,)
+        ``x0, y0`` of the windows.
+    counted : ndarray of bool, shape (n, size, size)
+        Pixels that count.
+    electrons : ndarray, shape (n, size, size)
+        Pixels; not finite where there are no data.
+    is_saturated, is_stray : ndarray of bool, shape (n, size, size)
+        Saturated pixels, and those that are not the source's.
+    shape : (int, int)
+        Shape ``(ny, nx)`` of the frame.
+    """
+    if compiled.native is not None:
+        facts = np.empty((len(PixelFacts._fields), len(counted)), dtype=np.int64)
+        masks = (compiled.ready(mask, dtype=bool) for mask in (is_saturated, is_stray))
+        windows = compiled.ready(counted, dtype=bool), compiled.ready(electrons, dtype=float), *masks
+        compiled.native.pixel_facts(np.array(corners, dtype=np.int64), *windows, facts, *shape)
+        return PixelFacts(*facts)
+    is_there = counted & on_frame(shape, *corners, counted.shape[1])
+    missing = is_there & ~np.isfinite(electrons)
+    which = is_there, counted & ~is_there, missing, counted & is_saturated, counted & is_stray, is_stray
+    return PixelFacts(*(np.count_nonzero(mask, axis=(1, 2)) for mask in which))
+
+
+def on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    """Which pixels of windows lie on the frame, shape (n, size, size)."""
+    offsets = np.arange(size)
+    rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
+    return ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
