@@ -9,7 +9,7 @@ import numpy as np
 
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.robust import known_or
-from opticam_dask.kernels.sources import annulus, joint_fit, photometry
+from opticam_dask.kernels.sources import annulus, joint_fit, photometry, window_sums
 from opticam_dask.kernels.sources.profiles import intruders, judging, misfit
 from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, table_radii
 from opticam_dask.methods import frame_stars
@@ -299,7 +299,7 @@ def _quiet_noise(view: FrameView, places: Places, pixels: Pixels) -> np.ndarray:
         middle = slice(places.size // 2, places.size // 2 + 1)
         here = view.level_at(pixels.x0, pixels.y0, places.size)[:, middle, middle]
     most = _NOISIEST * np.sqrt(rms**2 + np.maximum(known_or(here, level) - level, 0.0))
-    return np.minimum(pixels.rms, most)
+    return np.broadcast_to(np.minimum(window_sums.of_window(pixels.rms), most), pixels.rms.shape)
 
 
 def _least_light(table: np.ndarray, reach: float) -> float:

@@ -132,20 +132,16 @@ def test_smooth__is_the_same_in_both_forms(both, kind, shape):
 def test_subtract_sky__refuses_arrays_that_do_not_fit():
     pixels = np.zeros((32, 32), dtype=np.float32)
     nothing = np.zeros((2, 2))
-    arrays = (
-        pixels,
-        None,
-        pixels,
-        nothing,
-        nothing,
-        np.zeros(10),
-        nothing,
-        nothing,
-        np.zeros(0, int),
-        np.zeros(0, int),
-    )
-    with pytest.raises(ValueError, match="must fit the image"):
-        compiled.native.subtract_sky(arrays, 16, 16)
+    nowhere = np.zeros(0, dtype=np.int64)
+
+    def refused(wide, rows, message):
+        kept = nothing, nothing, nowhere, nowhere
+        with pytest.raises(ValueError, match=message):
+            compiled.native.subtract_sky((pixels, None, wide, nothing, wide, rows, np.zeros(10), *kept), 16, 16)
+
+    refused(nothing, nowhere, "must fit the image")
+    refused(np.zeros((2, 32)), nowhere, "four more than there are rows of boxes")
+    refused(np.zeros((2, 32)), np.array([1, 0, 0, 1, 1, 2]), "must be those of wide")
     taken, light = np.zeros((2, 2), dtype=np.int64), np.zeros((2, 2))
     with pytest.raises(ValueError, match="parts of one row"):
         compiled.native.take_pixels(

@@ -60,10 +60,10 @@ def adaptive_moments(
 def compare_stars(arrays: tuple[np.ndarray | None, ...], /) -> None:
     """Hold stars against their profile before any is fitted.
 
-    Windows (n, ny, nx): electrons, light, rms, noise, foreign or None, response or None; bool: good, saturated, and
-    judged, which is filled; deviation, filled with what the judged pixels are off by in their errors, 0 in the others.
-    Numbers (n,): flux, least light of a pixel that counts; chi2 and suspect (bool) are filled. At last the limits of
-    ``judging``.
+    Windows (n, ny, nx), rms and noise also (n, 1, 1): electrons, light, rms, noise, foreign or None, response or None;
+    bool: good, saturated, and judged, which is filled; deviation, filled with what the judged pixels are off by in
+    their errors, 0 in the others. Numbers (n,): flux, least light of a pixel that counts; chi2 and suspect (bool) are
+    filled. At last the limits of ``judging``.
     """
 
 def connected_components(one: np.ndarray, other: np.ndarray, numbers: np.ndarray, /) -> int:
@@ -311,9 +311,9 @@ def subtract_sky(arrays: tuple[np.ndarray | None, ...], box_y: int, box_x: int, 
     """Take the sky off a frame; numbers of flagged and of deviant pixels.
 
     Given: image (ny, nx) float32 or float64, changed, or filled from counts (the same, uint16) or None; wide
-    (mesh_y + 4, nx) of the type of the image; weights (box_y, 5); rms_wide as wide, float64; limits: gain, offset, low,
-    high, least, threshold, rms_low, rms_high, clip, tail. Filled: sums, sky_sums (mesh_y, mesh_x); flagged, deviant
-    int64, with room for all pixels.
+    (mesh_y, nx); weights (box_y, 5); rms_wide as wide; rows of both (mesh_y + 4,) int64, of which five reach a row of
+    boxes; limits: gain, offset, low, high, least, threshold, rms_low, rms_high, clip, tail. Filled: sums, sky_sums
+    (mesh_y, mesh_x); flagged, deviant int64, with room for all pixels.
     """
 
 def take_pixels(

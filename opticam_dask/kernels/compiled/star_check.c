@@ -49,7 +49,7 @@ typedef struct {
 
 /* A star with its pixels; what it is given may lack `foreign` and `response`. */
 typedef struct {
-    Py_ssize_t n;
+    Py_ssize_t n, rms_step, noise_step; /* a step of 0: one number for all pixels */
     double flux, least;
     const double *electrons, *light, *rms, *noise, *foreign, *response;
     const char *good, *saturated;
@@ -63,10 +63,10 @@ static int choose_pixels(const Checked *star, const Check *check)
     int is_whole = 1;
     for (Py_ssize_t p = 0; p < star->n; p++) {
         const int is_near = star->light[p] > star->least;
-        star->judged[p] = is_near && star->good[p] && !star->saturated[p] && isfinite(star->noise[p]);
+        star->judged[p] = is_near && star->good[p] && !star->saturated[p] && isfinite(star->noise[p * star->noise_step]);
         is_whole &= !(is_near && star->saturated[p]);
         if (star->foreign)
-            star->judged[p] &= star->foreign[p] < check->drowned * fabs(star->flux * star->light[p]) + star->rms[p];
+            star->judged[p] &= star->foreign[p] < check->drowned * fabs(star->flux * star->light[p]) + star->rms[p * star->rms_step];
     }
     return is_whole;
 }
@@ -84,7 +84,8 @@ static double compare_pixels(const Checked *star, const Check *check, double *ab
             continue;
         const double own = star->flux * star->light[p], foreign = star->foreign ? star->foreign[p] : 0.0;
         const double of_model = check->model_error * own, photons = own + foreign > 0.0 ? own + foreign : 0.0;
-        double variance = of_model * of_model + star->noise[p] * star->noise[p];
+        const double noise = star->noise[p * star->noise_step];
+        double variance = of_model * of_model + noise * noise;
         variance += star->response ? photons / star->response[p] : photons;
         if (star->foreign)
             variance += check->foreign_error * foreign * (check->foreign_error * foreign);
@@ -117,8 +118,11 @@ PyObject *compare_stars(PyObject *module, PyObject *arguments)
         return NULL;
     const Py_ssize_t n = views[FLUX].shape[0], ny = views[ELECTRONS].shape[1], nx = views[ELECTRONS].shape[2];
     int is_right = views[CHECK].shape[0] == sizeof(Check) / sizeof(double);
-    for (int i = 0; i <= DEVIATION; i++)
-        is_right = is_right && (!views[i].buf || (views[i].shape[0] == n && views[i].shape[1] == ny && views[i].shape[2] == nx));
+    for (int i = 0; i <= DEVIATION; i++) {
+        const int is_alike = (i == RMS || i == NOISE) && views[i].shape[1] == 1 && views[i].shape[2] == 1;
+        const int is_window = is_alike || !views[i].buf || (views[i].shape[1] == ny && views[i].shape[2] == nx);
+        is_right = is_right && is_window && (!views[i].buf || views[i].shape[0] == n);
+    }
     for (int i = LEAST; i <= SUSPECT; i++)
         is_right = is_right && views[i].shape[0] == n;
     if (is_right) {
@@ -128,8 +132,8 @@ PyObject *compare_stars(PyObject *module, PyObject *arguments)
             const Py_ssize_t first = i * ny * nx;
             const double *windows[RESPONSE + 1];
             for (int k = 0; k <= RESPONSE; k++)
-                windows[k] = views[k].buf ? (const double *)views[k].buf + first : NULL;
-            const Checked star = {ny * nx, ((const double *)views[FLUX].buf)[i], ((const double *)views[LEAST].buf)[i],
+                windows[k] = views[k].buf ? (const double *)views[k].buf + i * views[k].shape[1] * views[k].shape[2] : NULL;
+            const Checked star = {ny * nx, views[RMS].shape[2] > 1, views[NOISE].shape[2] > 1, ((const double *)views[FLUX].buf)[i], ((const double *)views[LEAST].buf)[i],
                                   windows[ELECTRONS], windows[LIGHT], windows[RMS], windows[NOISE], windows[FOREIGN], windows[RESPONSE],
                                   (const char *)views[GOOD].buf + first, (const char *)views[SATURATED].buf + first,
                                   (char *)views[JUDGED].buf + first, (double *)views[DEVIATION].buf + first};

@@ -14,7 +14,8 @@
 typedef struct {
     Py_ssize_t ny, nx, box_y, box_x, mesh_x;
     const double *weights; /* of the knots in each row of a box */
-    const double *rms_wide;
+    const double *wide, *rms_wide;
+    const int64_t *rows; /* of these two, that each row of boxes is reached by: KNOTS from its own number on */
     double gain, offset, low, high, least, threshold, rms_low, rms_high, clip, tail;
     double *sums, *sky_sums;
     int64_t *flagged, *deviant;
@@ -32,12 +33,13 @@ static int first_knot(const double *weights)
     return weights[0] == 0.0;
 }
 
-/* A pixel that may stand out: it does, or it is no sky, or neither. The row of the RMS is given by its knots. */
-static void judge(Frame *frame, Py_ssize_t place, const double *knot, const double *weight, double value)
+/* A pixel that may stand out: it does, or it is no sky, or neither. The row is given by its start. */
+static void judge(Frame *frame, Py_ssize_t start, Py_ssize_t x, const int64_t *rows, const double *weight, double value)
 {
+    const Py_ssize_t place = start + x;
     double rms = 0.0;
     for (int k = 0; k < NONZERO; k++)
-        rms += weight[k] * knot[k * frame->nx];
+        rms += weight[k] * frame->rms_wide[rows[k] * frame->nx + x];
     rms = rms > frame->rms_low ? rms : frame->rms_low;
     rms = rms < frame->rms_high ? rms : frame->rms_high;
     if (value > frame->threshold * rms)
@@ -77,7 +79,7 @@ static void add_columns(const Frame *frame, const double *columns, double *sums)
 #define PAGE 4096 /* a processor takes places that lie multiples of it apart for one: no rows of a strip do */
 
 /* All strips of a frame; 0 where there is no memory. */
-static int subtract_all(Frame *frame, const Py_buffer *image, const Py_buffer *wide, const uint16_t *counts)
+static int subtract_all(Frame *frame, const Py_buffer *image, const uint16_t *counts)
 {
     const size_t row = ((size_t)frame->nx * sizeof(double) + PAGE - 1) / PAGE * PAGE + 5 * LINE;
     char *room = malloc((KNOTS + 4) * row + LINE);
@@ -91,16 +93,16 @@ static int subtract_all(Frame *frame, const Py_buffer *image, const Py_buffer *w
     frame->n_near = (unsigned char *)frame->columns + row;
     for (Py_ssize_t top = 0; top < frame->ny; top += frame->box_y) {
         if (kind_of(image) == FLOAT32)
-            subtract_strip_single(frame, top, wide->buf, counts, image->buf);
+            subtract_strip_single(frame, top, counts, image->buf);
         else
-            subtract_strip_double(frame, top, wide->buf, counts, image->buf);
+            subtract_strip_double(frame, top, counts, image->buf);
     }
     free(room);
     return 1;
 }
 
 /* Arrays of subtract_sky, in their order. */
-enum { IMAGE, COUNTS, WIDE, WEIGHTS, RMS_WIDE, LIMITS, SUMS, SKY_SUMS, FLAGGED, DEVIANT, N_ARRAYS };
+enum { IMAGE, COUNTS, WIDE, WEIGHTS, RMS_WIDE, ROWS, LIMITS, SUMS, SKY_SUMS, FLAGGED, DEVIANT, N_ARRAYS };
 
 /* What is wrong with the shapes of the arrays; NULL where they belong together. */
 static const char *misfit_of(const Py_buffer *views, Py_ssize_t box_y, Py_ssize_t box_x)
@@ -110,9 +112,14 @@ static const char *misfit_of(const Py_buffer *views, Py_ssize_t box_y, Py_ssize_
         return "boxes and frames have at least one pixel";
     const Py_ssize_t mesh_y = (ny + box_y - 1) / box_y, mesh_x = (nx + box_x - 1) / box_x;
     const Py_buffer *counts = &views[COUNTS], *wide = &views[WIDE], *rms_wide = &views[RMS_WIDE];
-    if ((counts->buf && (counts->shape[0] != ny || counts->shape[1] != nx)) || wide->shape[0] != mesh_y + KNOTS - 1 ||
-        wide->shape[1] != nx || rms_wide->shape[0] != mesh_y + KNOTS - 1 || rms_wide->shape[1] != nx)
+    if ((counts->buf && (counts->shape[0] != ny || counts->shape[1] != nx)) || wide->shape[0] != mesh_y ||
+        wide->shape[1] != nx || rms_wide->shape[0] != mesh_y || rms_wide->shape[1] != nx)
         return "counts, wide and rms_wide must fit the image";
+    if (views[ROWS].shape[0] != mesh_y + KNOTS - 1)
+        return "rows must be four more than there are rows of boxes";
+    for (Py_ssize_t i = 0; i < mesh_y + KNOTS - 1; i++)
+        if (((const int64_t *)views[ROWS].buf)[i] < 0 || ((const int64_t *)views[ROWS].buf)[i] >= mesh_y)
+            return "rows must be those of wide";
     if (views[WEIGHTS].shape[0] != box_y || views[WEIGHTS].shape[1] != KNOTS || views[LIMITS].shape[0] != 10)
         return "weights must have shape (box_y, 5), limits (10,)";
     if (views[SUMS].shape[0] != mesh_y || views[SUMS].shape[1] != mesh_x || views[SKY_SUMS].shape[0] != mesh_y ||
@@ -130,7 +137,8 @@ static Frame frame_of(const Py_buffer *views, Py_ssize_t box_y, Py_ssize_t box_x
     const Py_ssize_t nx = views[IMAGE].shape[1];
     return (Frame){
         .ny = views[IMAGE].shape[0], .nx = nx, .box_y = box_y, .box_x = box_x, .mesh_x = (nx + box_x - 1) / box_x,
-        .weights = views[WEIGHTS].buf, .rms_wide = views[RMS_WIDE].buf,
+        .weights = views[WEIGHTS].buf, .wide = views[WIDE].buf, .rms_wide = views[RMS_WIDE].buf,
+        .rows = views[ROWS].buf,
         .gain = limits[0], .offset = limits[1], .low = limits[2], .high = limits[3], .least = limits[4],
         .threshold = limits[5], .rms_low = limits[6], .rms_high = limits[7], .clip = limits[8], .tail = limits[9],
         .sums = views[SUMS].buf, .sky_sums = views[SKY_SUMS].buf,
@@ -143,16 +151,17 @@ PyObject *subtract_sky(PyObject *module, PyObject *arguments)
     PyObject *given[N_ARRAYS];
     Py_ssize_t box_y, box_x;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "(OOOOOOOOOO)nn:subtract_sky", &given[0], &given[1], &given[2], &given[3], &given[4],
-                          &given[5], &given[6], &given[7], &given[8], &given[9], &box_y, &box_x))
+    if (!PyArg_ParseTuple(arguments, "(OOOOOOOOOOO)nn:subtract_sky", &given[0], &given[1], &given[2], &given[3], &given[4],
+                          &given[5], &given[6], &given[7], &given[8], &given[9], &given[10], &box_y, &box_x))
         return NULL;
     const char kind = kind_of_object(given[IMAGE]);
     const Wanted wanted[N_ARRAYS] = {
         {given[IMAGE], 2, kind == FLOAT32 ? FLOAT32 : FLOAT64, WRITE, "image"},
         {given[COUNTS], 2, UINT16, OPTIONAL, "counts"},
-        {given[WIDE], 2, kind == FLOAT32 ? FLOAT32 : FLOAT64, READ, "wide"},
+        {given[WIDE], 2, FLOAT64, READ, "wide"},
         {given[WEIGHTS], 2, FLOAT64, READ, "weights"},
         {given[RMS_WIDE], 2, FLOAT64, READ, "rms_wide"},
+        {given[ROWS], 1, INT64, READ, "rows"},
         {given[LIMITS], 1, FLOAT64, READ, "limits"},
         {given[SUMS], 2, FLOAT64, WRITE, "sums"},
         {given[SKY_SUMS], 2, FLOAT64, WRITE, "sky_sums"},
@@ -168,7 +177,7 @@ PyObject *subtract_sky(PyObject *module, PyObject *arguments)
     if (!wrong) {
         frame = frame_of(views, box_y, box_x);
         Py_BEGIN_ALLOW_THREADS
-        has_room = subtract_all(&frame, &views[IMAGE], &views[WIDE], views[COUNTS].buf);
+        has_room = subtract_all(&frame, &views[IMAGE], views[COUNTS].buf);
         Py_END_ALLOW_THREADS
     }
     PyObject *done = release_arrays(views, N_ARRAYS, wrong);

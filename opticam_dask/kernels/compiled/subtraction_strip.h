@@ -50,6 +50,13 @@ APART IN_LANES static void NAMED(subtract_spline)(REAL *restrict left, const uin
     }
 }
 
+/* Rows of the widened mesh that reach a strip, in the precision of the image. */
+APART IN_LANES static void NAMED(take_knots)(REAL *restrict knots, const double *restrict wide, Py_ssize_t nx)
+{
+    for (Py_ssize_t x = 0; x < nx; x++)
+        knots[x] = (REAL)wide[x];
+}
+
 /* How many pixels of each group of a row are near the sky; what is no number is not. */
 APART IN_LANES static void NAMED(count_near)(const REAL *restrict row, Py_ssize_t n_groups, REAL least,
                                              unsigned char *restrict n_near)
@@ -66,7 +73,7 @@ static void NAMED(judge_row)(Frame *frame, Py_ssize_t y, const REAL *row, REAL l
 {
     const double *weights = frame->weights + y % frame->box_y * KNOTS;
     const int first = first_knot(weights);
-    const double *knots = frame->rms_wide + (y / frame->box_y + first) * frame->nx;
+    const int64_t *rows = frame->rows + y / frame->box_y + first;
     const Py_ssize_t n_groups = frame->nx / AT_ONCE;
     NAMED(count_near)(row, n_groups, least, frame->n_near);
     for (Py_ssize_t group = 0; group * AT_ONCE < frame->nx; group++) {
@@ -75,7 +82,7 @@ static void NAMED(judge_row)(Frame *frame, Py_ssize_t y, const REAL *row, REAL l
         const Py_ssize_t x = group * AT_ONCE, n = group < n_groups ? AT_ONCE : frame->nx - x;
         for (Py_ssize_t i = 0; i < n; i++)
             if (!(MAGNITUDE(row[x + i]) < least))
-                judge(frame, y * frame->nx + x + i, knots + x + i, weights + first, (double)row[x + i]);
+                judge(frame, y * frame->nx, x + i, rows, weights + first, (double)row[x + i]);
     }
 }
 
@@ -99,7 +106,7 @@ static void NAMED(add_strip)(const Frame *frame, Py_ssize_t top, Py_ssize_t n_ro
 }
 
 /* The strip from row `top` on, in the room of the frame. */
-static void NAMED(subtract_strip)(Frame *frame, Py_ssize_t top, const REAL *wide, const uint16_t *counts, REAL *image)
+static void NAMED(subtract_strip)(Frame *frame, Py_ssize_t top, const uint16_t *counts, REAL *image)
 {
     const Py_ssize_t nx = frame->nx, n_rows = top + frame->box_y < frame->ny ? frame->box_y : frame->ny - top;
     const Py_ssize_t apart = frame->apart;
@@ -108,7 +115,7 @@ static void NAMED(subtract_strip)(Frame *frame, Py_ssize_t top, const REAL *wide
     double *columns = frame->columns, sums[KNOTS] = {0.0};
     int is_beyond = 0;
     for (int k = 0; k < KNOTS; k++)
-        memcpy(knots + k * apart, wide + (top / frame->box_y + k) * nx, (size_t)nx * sizeof *knots);
+        NAMED(take_knots)(knots + k * apart, frame->wide + frame->rows[top / frame->box_y + k] * nx, nx);
     for (int k = 0; k < KNOTS; k++)
         for (Py_ssize_t x = 0; x < nx; x++) /* a spline stays between its coefficients */
             is_beyond |= (knots[k * apart + x] < low) | (knots[k * apart + x] > high);

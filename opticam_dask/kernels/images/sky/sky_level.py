@@ -121,10 +121,12 @@ def _courses(values: np.ndarray, weights: np.ndarray, noise: float) -> tuple[np.
     return broad, course.reshape(values.shape)
 
 
+@functools.lru_cache(maxsize=32)
 def box_areas(shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
     """Pixels of each box of a mesh, shape (mesh_y, mesh_x); boxes at the far edges may be cut."""
     sides = [np.minimum(box, size - np.arange(0, size, box)) for size, box in zip(shape, box_size, strict=True)]
     area: np.ndarray = np.outer(*sides)
+    area.flags.writeable = False
     return area
 
 

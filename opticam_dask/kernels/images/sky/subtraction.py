@@ -138,16 +138,17 @@ def _compiled_subtraction(
         counts, gain, offset = compiled.ready(image.raw), image.gain, image.offset
         image = np.empty(counts.shape, dtype=np.float32)
     subtracted = compiled.ready(image)
-    wide, rms_wide = (_knots(values, subtracted.shape[1], box_size[1]) for values in meshes)
+    wide, rms_wide = (_widened(values, subtracted.shape[1], box_size[1]) for values in meshes)
     bounds = mesh.min(), mesh.max(), limits[1], limits[0], rms_mesh.min(), rms_mesh.max()
     sums, sky_sums = np.empty(mesh.shape), np.empty(mesh.shape)
     flagged, deviant = _room_for(subtracted.size)
     arrays = (
         subtracted,
         counts,
-        wide.astype(subtracted.dtype, copy=False),
+        wide,
         strip_weights(box_size[0]),
         rms_wide,
+        compiled.ready(background.mirrored_places(len(mesh)), dtype=np.int64),
         np.array((gain, offset, *bounds, _CLIP, _TAIL)),
         sums,
         sky_sums,

@@ -127,12 +127,17 @@ def _near(n_mesh: int, half: int) -> np.ndarray:
 
 def _white_scatter(mean: np.ndarray, is_known: np.ndarray) -> float:
     """Scatter of boxes beside each other, as by faint stars, that no nebula explains; 0 where too few tell it."""
-    differences = []
-    for values in (mean, np.where(is_known, 0.0, np.nan)):
-        along = values[2:] - 2.0 * values[1:-1] + values[:-2]
-        differences.append(along[:, 2:] - 2.0 * along[:, 1:-1] + along[:, :-2])
-    known = np.abs(differences[0][np.isfinite(differences[1])])
-    return float(MAD_TO_SIGMA * median(known) / _OF_DIFFERENCE) if len(known) >= _FEWEST else 0.0
+    known = np.abs(_second_differences(mean))
+    if not is_known.all():
+        known = known[np.isfinite(_second_differences(np.where(is_known, 0.0, np.nan)))]
+    return float(MAD_TO_SIGMA * median(known) / _OF_DIFFERENCE) if known.size >= _FEWEST else 0.0
+
+
+def _second_differences(values: np.ndarray) -> np.ndarray:
+    """Second differences of a mesh along both axes."""
+    along = values[2:] - 2.0 * values[1:-1] + values[:-2]
+    both: np.ndarray = along[:, 2:] - 2.0 * along[:, 1:-1] + along[:, :-2]
+    return both
 
 
 @dataclass(frozen=True, eq=False)

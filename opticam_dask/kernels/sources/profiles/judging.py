@@ -8,6 +8,7 @@ import numpy as np
 
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.window_sums import of_window
 
 #: A star is looked at again when one of its pixels is further off than so many errors,
 _SUSPECT = 4.2
@@ -109,7 +110,7 @@ def judge_stars(
     if compiled.native is not None:
         windows = [
             None if values is None else compiled.ready(values, dtype=float)
-            for values in (electrons, light, *noise, foreign if has_neighbours else None, response)
+            for values in (electrons, light, *map(of_window, noise), foreign if has_neighbours else None, response)
         ]
         judged, deviation = np.empty(light.shape, dtype=bool), np.empty(light.shape)
         chi2, suspect = np.empty(len(light)), np.empty(len(light), dtype=bool)
