@@ -256,6 +256,34 @@ def test_badly_guided_frame__its_stars_are_not_contaminated_by_their_form(fwhm):
         assert np.flatnonzero(is_contaminated(found.flags)).tolist() == [struck], photometer.label
 
 
+# ---------------------------------------------------------------- a star that is alone in its frame
+
+
+@pytest.mark.parametrize("fwhm", [3.5, 5.8])
+def test_star_alone__a_track_through_its_core_does_not_excuse_itself(fwhm):
+    """The form of such a frame is that of the struck star."""
+    (usual, table), rng = shape_and_table(fwhm, 3.0), np.random.default_rng(5)
+    wrong = {photometer.label: 0 for photometer in (AperturePhotometer(), OptimalPhotometer(), PSFPhotometer())}
+    n_clean = 0
+    for number in range(16):
+        image, xy, flux = np.zeros((64, 64)), 31.0 + rng.uniform(-0.5, 0.5, (1, 2)), np.array([6e4])
+        add_star(image, *xy[0], flux[0], fwhm, 3.0)
+        pixels = noisy(image, rng)
+        if is_struck := number % 4 > 0:
+            along, start = rng.integers(2), np.rint(xy[0] + rng.uniform(-2.0, 1.0, 2)).astype(int)
+            for step in range(4):
+                column, row = start + step * np.eye(2, dtype=int)[along]
+                pixels[row, column] += rng.uniform(800.0, 6000.0)
+        shape = profile.Shape(*moments.source_shapes(pixels, xy, np.array([1.1 * fwhm / SIGMA_TO_FWHM]))[:, 0])
+        form = (shape if shape.is_known() else usual), table
+        for photometer in (AperturePhotometer(), OptimalPhotometer(), PSFPhotometer()):
+            pull, _, flags = measured(photometer, view_of(pixels, xy, xy, flux, form), xy, flux)[0]
+            wrong[photometer.label] += bool(abs(pull) > 6.0 and not flags)
+            n_clean += bool(not is_struck and is_contaminated(flags))
+    assert wrong == dict.fromkeys(wrong, 0)
+    assert n_clean == 0
+
+
 # ---------------------------------------------------------------- a trail along a row of stars
 
 

@@ -17,6 +17,9 @@ _MOST_UNLIKE = 8.0
 _MOST_UNLIKE_SIZE = 3.0
 #: Errors of the cores below this are not looked at so.
 _SMALL_ERROR = 0.02
+#: Fewer stars than this may all be hit by something: no larger error of the profile than this is believed then.
+_FEW_STARS = 3
+_MOST_OF_FEW = 0.1
 
 
 def typical_misfit(fit: misfit.StarFit) -> np.ndarray:
@@ -56,10 +59,12 @@ def typical_error(fit: misfit.StarFit) -> float:
     """What the cores of stars deviate from the profile by, typically, relative to their light (1 sigma).
 
     The lower median; where a quarter of the stars show much less, what is large in the others (a trail along a row of
-    them) is not the profile's.
+    them) is not the profile's. A star that is alone in its frame cannot show whose a large error is: a track of a
+    cosmic ray through its core would excuse itself.
     """
     errors = np.sort(fit.model_error)
-    return float(min(errors[(len(errors) - 1) // 2], max(_SMALL_ERROR, _MOST_UNLIKE_SIZE * _least_quarter(errors))))
+    found = min(errors[(len(errors) - 1) // 2], max(_SMALL_ERROR, _MOST_UNLIKE_SIZE * _least_quarter(errors)))
+    return float(min(found, _MOST_OF_FEW) if len(errors) < _FEW_STARS else found)
 
 
 def typical_beyond_noise(squares: np.ndarray, noise: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
