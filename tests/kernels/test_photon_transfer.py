@@ -69,3 +69,19 @@ def test_gain__of_pixels_that_a_program_has_divided_is_told(tmp_path, capsys):
     reducer_of(tmp_path, verbose=True).create_catalogs()
     said = " ".join(capsys.readouterr().out.split())
     assert "less than the 3 of the detector without light: the gain is at least" in said
+
+
+@pytest.mark.parametrize(("step", "is_told"), [(40.0, True), (15.0, False)])
+def test_values__that_are_coarser_than_the_noise_of_the_sky_are_told(tmp_path, capsys, step, is_told):
+    """Frames of eight bits: the sky scatters by 10 electrons."""
+    rng = np.random.default_rng(5)
+    for frame in range(3):
+        image = np.full((80, 80), 100.0)
+        for x, y in ((20.3, 22.1), (55.2, 30.4), (35.7, 58.2)):
+            add_star(image, x, y, 4e4)
+        pixels = np.clip(np.rint(rng.poisson(image) / step + 5.3), 0, 255).astype(np.uint8)
+        write_frame(tmp_path / "frames" / f"f{frame}.fits", pixels, 10.0 * frame)
+    reducer = reducer_of(tmp_path, verbose=True, instrument={"default_gain": step, "default_saturation": 255.0})
+    reducer.create_catalogs()
+    said = " ".join(capsys.readouterr().out.split())
+    assert (f"of a step between two of them ({step:g} electrons)" in said) == is_told

@@ -28,6 +28,10 @@ _FITS = 1.5
 _QUIETER = 2.0
 #: No detector reads with less noise, electrons.
 _LEAST_READ_NOISE = 0.1
+#: The level of a sky that scatters by less than this part of a step of the values is not the mean of them;
+_COARSE = 0.5
+#: what is measured of it are whole steps, to this part of one.
+_WHOLE = 0.02
 
 
 class SurveyPass(BlockPass):
@@ -128,6 +132,8 @@ def tell_of_gain(setup: Setup, part: Part, progress: Progress) -> None:
     kinds, n_pixels = set(setup.calibration.kinds if setup.calibration else ()), setup.parameters.rebin_factor**2
     other = n_pixels * (read_noise**2 + np.nan_to_num(dark * seconds))
     has_flat, is_bias_off = "flat" in kinds, bool(kinds & {"bias", "dark"})
+    if _tell_of_coarse_values(part, progress, level, rms, gain):
+        return
     if _tell_of_little_noise(part, progress, rms, np.sqrt(other), gain):
         return
     lowest, highest = gain_by_noise(level, rms, other, is_bias_off=is_bias_off, has_flat=has_flat)
@@ -140,6 +146,27 @@ def tell_of_gain(setup: Setup, part: Part, progress: Progress) -> None:
         f"says {bound} {given / ratio:.3g}. Errors of fluxes scale with it: look at the headers' GAIN (a camera's "
         "setting is no gain; frames that were averaged, smoothed or scaled have another one) or give default_gain."
     )
+
+
+def _tell_of_coarse_values(
+    part: Part, progress: Progress, level: np.ndarray, rms: np.ndarray, gain: np.ndarray
+) -> bool:
+    """Say when the sky scatters by less than a step of the values that pixels have; whether it does.
+
+    Of such pixels, whole numbers of ADU, the level is one of these numbers itself.
+    """
+    known = np.isfinite(rms) & np.isfinite(level) & (gain > 0)
+    steps, scatter = level[known] / gain[known], rms[known] / gain[known]
+    is_whole = (np.abs(steps - np.rint(steps)) < _WHOLE) & (np.rint(steps) != 0.0)
+    if not known.any() or np.median(scatter) >= _COARSE or np.mean(is_whole) < 0.5:
+        return False
+    progress.tell(
+        f"{part.key} {part.night}: the values of pixels are coarse: the sky scatters by {np.median(scatter):.2f} of a "
+        f"step between two of them ({float(np.median(gain[known])):.4g} electrons). Its level is known to a part of a "
+        "step only, which makes fluxes wrong by some per cent, those of faint stars by more, beyond their errors. "
+        "Frames of more bits (16 instead of 8), or longer exposures, are needed."
+    )
+    return True
 
 
 def _tell_of_little_noise(part: Part, progress: Progress, rms: np.ndarray, other: np.ndarray, gain: np.ndarray) -> bool:
