@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial import KDTree
 
+from opticam_dask.kernels.robust import known_or
 from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form, spikes
 from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, typical_table
@@ -132,6 +133,6 @@ def _without_others(
             others = np.array(members) != chosen[row]
             x0, y0 = (np.repeat(corner[row], np.count_nonzero(others)) for corner in corners)
             light = profile_weights(table, place[others], x0, y0, size, shape)
-            alone[row] -= np.tensordot(np.nan_to_num(flux[others]), light, axes=1)
+            alone[row] -= np.dot(known_or(flux[others])[None], light.reshape(len(light), -1)).reshape(size, size)
             at[row] = place[~others][0]
     return alone, at

@@ -126,10 +126,21 @@ def profile_misfit(view: FrameView, shape: Shape, size: int) -> Standards:
     size : int
         Side of the windows.
     """
-    of = size, shape, shape.change  # shapes are equal whatever their change over the frame is
-    if of not in view.known:
-        view.known[of] = _fit_standards(view, shape, size)
-    return view.known[of]
+    found = known_misfit(view, shape, size)
+    if found is None:
+        found = view.known[_name_of(shape, size)] = _fit_standards(view, shape, size)
+    return found
+
+
+def known_misfit(view: FrameView, shape: Shape, size: int) -> Standards | None:
+    """What :func:`profile_misfit` gives, where it was asked for before; None where it was not."""
+    found: Standards | None = view.known.get(_name_of(shape, size))
+    return found
+
+
+def _name_of(shape: Shape, size: int) -> tuple[object, ...]:
+    """By which the error of the profile is remembered: shapes are equal whatever their change over the frame is."""
+    return size, shape, shape.change
 
 
 def _fit_standards(view: FrameView, shape: Shape, size: int) -> Standards:

@@ -278,14 +278,15 @@ def _compiled_fit(
     )
     expected = compiled.ready(predicted, dtype=float)
     given = (*windows, compiled.ready(group.is_good), frame_stars.profile_table(view), *corners)
-    forms, larger_error = forms_at(shape, predicted), np.nan
+    forms, known = forms_at(shape, predicted), frame_stars.known_misfit(view, shape, _size_of_standards(shape))
+    larger_error = np.nan if known is None else _larger_error(known)
     limits = misfit.limits(view.position_error, _usual_error(view, shape), _PLACE_STEPS)
     for _ in range(2):
         place, flux = expected.copy(), np.empty(len(expected))
         arrays = (*given, forms, expected, limits, place, flux)
         if native.fit_group(arrays, EDGE, TABLE_STEP, shape.sigma, larger_error):
             break  # without the error that the stars show, which takes a while to find out
-        larger_error = float(np.nan_to_num(_found_error(view, shape)))
+        larger_error = _larger_error(frame_stars.profile_misfit(view, shape, _size_of_standards(shape)))
     return place, flux
 
 
@@ -381,8 +382,17 @@ def _usual_error(view: FrameView, shape: Shape) -> float:
 
 def _found_error(view: FrameView, shape: Shape) -> float:
     """The same by the brightest stars of the frame."""
-    size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
-    return frame_stars.profile_misfit(view, shape, size).core
+    return frame_stars.profile_misfit(view, shape, _size_of_standards(shape)).core
+
+
+def _size_of_standards(shape: Shape) -> int:
+    """Side of the windows of the stars that tell the error of the profile in groups."""
+    return 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
+
+
+def _larger_error(standards: frame_stars.Standards) -> float:
+    """What these stars say, as the kernel in C takes it: a number."""
+    return float(np.nan_to_num(standards.core))
 
 
 def neighbour_light(

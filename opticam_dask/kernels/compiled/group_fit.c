@@ -6,22 +6,35 @@
 /* Holds the equations of stars that nothing tells apart. */
 #define TINY 1e-14
 
+#define LANES 8 /* numbers that are added up side by side */
+#define BATCH 4 /* pixels that are added to the equations at once */
+
+/* Pixels that are to be added: their electrons, weights, and rows of what they depend on. */
+typedef struct {
+    double electrons[BATCH], weight[BATCH], *design;
+    int n_pixels;
+} Batch;
+
 /* A group of stars in one window, and room for the fit. */
 typedef struct {
     Star window;
+    Rows rows; /* those with pixels that count: there is no light in the others */
     Py_ssize_t n_stars;
     const char *good;
     const double *expected; /* x and y of each star */
     double *light, *slopes; /* of each star: a window, and two */
     double *normal, *right; /* of flux, x and y of each star */
-    double *design;         /* of one pixel */
+    double *scale;          /* of each of these */
+    double *sums;           /* the equations while pixels are added, in rows of `width` numbers */
+    Py_ssize_t width;
+    Batch batch;
     double position_error, largest_step;
 } Group;
 
 static void make_light(Group *group, const Profile *profile, const Place *places, const double *xy)
 {
     for (Py_ssize_t k = 0; k < group->n_stars; k++)
-        fill_light(profile, &places[k], xy[2 * k], xy[2 * k + 1], group->window.size, group->light + k * group->window.n);
+        fill_light(profile, &places[k], xy[2 * k], xy[2 * k + 1], group->rows, group->light + k * group->window.n);
 }
 
 static void make_model(Group *group, const double *flux)
@@ -36,7 +49,7 @@ static void make_model(Group *group, const double *flux)
 /* Solve the normal equations of `n` unknowns; what nothing determines is 0. The solution is in their right side. */
 static void solve_normal(Group *group, int n)
 {
-    double *normal = group->normal, *right = group->right, *scale = group->design;
+    double *normal = group->normal, *right = group->right, *scale = group->scale;
     for (int k = 0; k < n; k++)
         scale[k] = normal[k * n + k] > 0.0 ? sqrt(normal[k * n + k]) : 0.0;
     for (int k = 0; k < n; k++) {
@@ -47,28 +60,64 @@ static void solve_normal(Group *group, int n)
         normal[k * n + k] = 1.0 + TINY;
         right[k] = scale[k] > 0.0 ? right[k] / scale[k] : 0.0;
     }
-    /* the equations are overwritten, and so is the room for one pixel: the scale is kept at the end of the right side */
-    memcpy(right + n, scale, (size_t)n * sizeof *scale);
     solve_equations(normal, right, n);
     for (int k = 0; k < n; k++)
-        right[k] = right[n + k] > 0.0 ? right[k] / right[n + k] : 0.0;
+        right[k] = scale[k] > 0.0 ? right[k] / scale[k] : 0.0;
 }
 
-/* Add a pixel to the normal equations; `design` has `n` entries. */
-static void add_pixel(Group *group, int n, double electrons, double weight)
+/* Add some pixels to the equations, one after the other; columns of the lower half are filled up to whole lanes. */
+APART IN_LANES static void add_batch(const Batch *batch, double *restrict sums, double *restrict right, int n, Py_ssize_t width)
 {
+    const double *restrict one = batch->design, *restrict two = one + width, *restrict three = two + width;
+    const double *restrict four = three + width, *weight = batch->weight, *electrons = batch->electrons;
     for (int k = 0; k < n; k++) {
-        const double weighted = group->design[k] * weight;
-        group->right[k] += weighted * electrons;
-        for (int l = 0; l <= k; l++)
-            group->normal[k * n + l] += weighted * group->design[l];
+        const double a = one[k] * weight[0], b = two[k] * weight[1], c = three[k] * weight[2], d = four[k] * weight[3];
+        right[k] = (((right[k] + a * electrons[0]) + b * electrons[1]) + c * electrons[2]) + d * electrons[3];
+        for (Py_ssize_t first = 0; first <= k; first += LANES)
+            for (Py_ssize_t l = first; l < first + LANES; l++) {
+                double sum = sums[k * width + l] + a * one[l];
+                sum += b * two[l];
+                sum += c * three[l];
+                sums[k * width + l] = sum + d * four[l];
+            }
     }
+}
+
+/* Add the pixels of the batch, which is empty then; what is missing in it adds nothing. */
+static void add_all(Group *group, int n)
+{
+    Batch *batch = &group->batch;
+    for (int pixel = batch->n_pixels; pixel < BATCH; pixel++) {
+        memset(batch->design + pixel * group->width, 0, (size_t)group->width * sizeof *batch->design);
+        batch->weight[pixel] = batch->electrons[pixel] = 0.0;
+    }
+    add_batch(batch, group->sums, group->right, n, group->width);
+    batch->n_pixels = 0;
+}
+
+/* Room in the batch for the design of the next pixel, which counts with a weight. */
+static double *next_pixel(Group *group, int n, double electrons, double weight)
+{
+    Batch *batch = &group->batch;
+    if (batch->n_pixels == BATCH)
+        add_all(group, n);
+    batch->electrons[batch->n_pixels] = electrons;
+    batch->weight[batch->n_pixels] = weight;
+    return batch->design + batch->n_pixels++ * group->width;
 }
 
 static void clear_equations(Group *group, int n)
 {
-    memset(group->normal, 0, (size_t)n * (size_t)n * sizeof *group->normal);
+    memset(group->sums, 0, (size_t)n * (size_t)group->width * sizeof *group->sums);
     memset(group->right, 0, (size_t)n * sizeof *group->right);
+}
+
+/* The equations as they are solved. */
+static void close_equations(Group *group, int n)
+{
+    add_all(group, n);
+    for (int k = 0; k < n; k++)
+        memcpy(group->normal + k * n, group->sums + k * group->width, (size_t)(k + 1) * sizeof *group->normal);
 }
 
 /* Fluxes with the places as they are; pixels count alike. */
@@ -79,10 +128,11 @@ static void first_fluxes(Group *group, double *flux)
     for (Py_ssize_t i = 0; i < group->window.n; i++) {
         if (!group->good[i])
             continue;
+        double *design = next_pixel(group, n, group->window.own[i], 1.0);
         for (int k = 0; k < n; k++)
-            group->design[k] = group->light[k * group->window.n + i];
-        add_pixel(group, n, group->window.own[i], 1.0);
+            design[k] = group->light[k * group->window.n + i];
     }
+    close_equations(group, n);
     solve_normal(group, n);
     memcpy(flux, group->right, (size_t)n * sizeof *flux);
 }
@@ -98,13 +148,14 @@ static void step_together(Group *group, double *xy, double *flux)
         const double error = group->window.errors[i];
         if (!group->good[i] || group->window.is_stray[i] || !isfinite(error))
             continue;
+        double *design = next_pixel(group, n, group->window.own[i], 1.0 / (error * error));
         for (int k = 0; k < n_stars; k++) {
-            group->design[k] = group->light[k * n_pixels + i];
+            design[k] = group->light[k * n_pixels + i];
             for (int axis = 0; axis < 2; axis++)
-                group->design[n_stars + 2 * k + axis] = flux[k] * group->slopes[(2 * k + axis) * n_pixels + i];
+                design[n_stars + 2 * k + axis] = flux[k] * group->slopes[(2 * k + axis) * n_pixels + i];
         }
-        add_pixel(group, n, group->window.own[i], 1.0 / (error * error));
     }
+    close_equations(group, n);
     for (int k = 0; k < 2 * n_stars; k++) {
         group->normal[(n_stars + k) * (n + 1)] += of_place;
         group->right[n_stars + k] -= of_place * (xy[k] - group->expected[k]);
@@ -124,8 +175,10 @@ static int fit_together(Group *group, const Profile *profile, const Place *place
     make_light(group, profile, places, xy);
     first_fluxes(group, flux);
     for (int iteration = 0; iteration < (int)limits->n_iterations; iteration++) {
+        if (iteration)
+            make_light(group, profile, places, xy);
         for (Py_ssize_t k = 0; k < group->n_stars; k++)
-            fill_slopes(profile, &places[k], xy[2 * k], xy[2 * k + 1], group->window.size, limits->step,
+            fill_slopes(profile, &places[k], xy[2 * k], xy[2 * k + 1], group->rows, limits->step,
                         group->slopes + 2 * k * group->window.n, group->window.spare);
         make_model(group, flux);
         judge_window(&group->window, limits, limits->model_error, NULL);
@@ -135,9 +188,19 @@ static int fit_together(Group *group, const Profile *profile, const Place *place
             judge_window(&group->window, limits, larger_error, NULL);
         }
         step_together(group, xy, flux);
-        make_light(group, profile, places, xy);
     }
     return 1;
+}
+
+/* Rows from the first to the last with a pixel that counts. */
+static Rows counted_rows(const char *good, Py_ssize_t size)
+{
+    Rows rows = {size, 0, size};
+    while (rows.first < size && !memchr(good + rows.first * size, 1, (size_t)size))
+        rows.first++;
+    while (rows.end > rows.first && !memchr(good + (rows.end - 1) * size, 1, (size_t)size))
+        rows.end--;
+    return rows;
 }
 
 /* Arrays of fit_group, in their order. */
@@ -160,14 +223,15 @@ static int belong_together(const Py_buffer *views, double edge, double table_ste
 static int fit_arrays(const Py_buffer *views, const Profile *profile, double largest_step, double larger_error)
 {
     const Py_ssize_t size = views[ELECTRONS].shape[0], n = size * size, n_stars = views[XY].shape[0];
-    const size_t n_free = 3 * (size_t)n_stars, n_windows = 5 + 3 * (size_t)n_stars;
+    const size_t n_free = 3 * (size_t)n_stars, width = (n_free + LANES - 1) / LANES * LANES, n_windows = 5 + 3 * (size_t)n_stars;
     const Limits *limits = views[LIMITS].buf;
     double *windows = calloc(n_windows * (size_t)n + 1, sizeof *windows);
-    double *equations = calloc(n_free * n_free + 3 * n_free + 1, sizeof *equations);
+    double *equations = calloc(n_free * n_free + 2 * n_free + 1, sizeof *equations);
+    double *sums = calloc((n_free + BATCH) * width + 1, sizeof *sums);
     Place *places = calloc((size_t)n_stars + 1, sizeof *places);
     char *is_stray = calloc((size_t)n + 1, 1);
     int is_done = -1;
-    if (windows && equations && places && is_stray) {
+    if (windows && equations && sums && places && is_stray) {
         for (Py_ssize_t k = 0; k < n_stars; k++)
             places[k] = (Place){((const int64_t *)views[X0].buf)[k], ((const int64_t *)views[Y0].buf)[k],
                                 (const double *)views[FORMS].buf + N_FORM * k};
@@ -176,15 +240,17 @@ static int fit_arrays(const Py_buffer *views, const Profile *profile, double lar
                        .rms = views[RMS].buf, .response = views[RESPONSE].buf, .is_stray = is_stray,
                        .model = windows, .errors = windows + n, .deviation = windows + 2 * n,
                        .spare = windows + 3 * n},
-            .n_stars = n_stars, .good = views[GOOD].buf, .expected = views[EXPECTED].buf,
+            .rows = counted_rows(views[GOOD].buf, size), .n_stars = n_stars, .good = views[GOOD].buf, .expected = views[EXPECTED].buf,
             .light = windows + 5 * n, .slopes = windows + (5 + n_stars) * n, .normal = equations,
-            .right = equations + n_free * n_free, .design = equations + n_free * n_free + 2 * n_free,
+            .right = equations + n_free * n_free, .scale = equations + n_free * n_free + n_free,
+            .sums = sums, .width = (Py_ssize_t)width, .batch = {.design = sums + n_free * width},
             .position_error = limits->position_error, .largest_step = largest_step,
         };
         is_done = fit_together(&group, profile, places, limits, larger_error, views[XY].buf, views[FLUX].buf);
     }
     free(windows);
     free(equations);
+    free(sums);
     free(places);
     free(is_stray);
     return is_done;

@@ -3,7 +3,7 @@
 
 #include "star_fit.h"
 
-IN_LANES void fill_light(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double *light)
+IN_LANES void fill_light(const Profile *profile, const Place *place, double x, double y, Rows rows, double *light)
 {
     /* quotients before the loop: divisions take longer than everything else */
     const double cosine = place->form[0], sine = place->form[1], per_area = 1.0 / place->form[4];
@@ -11,8 +11,9 @@ IN_LANES void fill_light(const Profile *profile, const Place *place, double x, d
     const double minor_x = -sine / place->form[3], minor_y = cosine / place->form[3];
     const double per_step = 1.0 / profile->step, last = profile->edge * per_step, *table = profile->table;
     const double left = (double)place->x0;
-    double *radius = light;
-    for (Py_ssize_t row = 0; row < size; row++, radius += size) {
+    const Py_ssize_t size = rows.size;
+    double *radius = light + rows.first * size;
+    for (Py_ssize_t row = rows.first; row < rows.end; row++, radius += size) {
         const double dy = (double)(place->y0 + row) - y, along_y = dy * major_y, across_y = dy * minor_y;
         for (int column = 0; column < (int)size; column++) { /* an int becomes a double in lanes */
             const double dx = (left + (double)column) - x;
@@ -22,22 +23,22 @@ IN_LANES void fill_light(const Profile *profile, const Place *place, double x, d
             radius[column] = rho;
         }
     }
-    for (Py_ssize_t i = 0; i < size * size; i++) { /* all rows at once: few pixels are left over from lanes */
+    for (Py_ssize_t i = rows.first * size; i < rows.end * size; i++) { /* all rows at once: few pixels are left over from lanes */
         const double rho = light[i];
         const int below = (int)rho;
         light[i] = (table[below] + (rho - (double)below) * (table[below + 1] - table[below])) * per_area;
     }
 }
 
-void fill_slopes(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double step,
-                 double *slopes, double *spare)
+void fill_slopes(const Profile *profile, const Place *place, double x, double y, Rows rows, double step, double *slopes,
+                 double *spare)
 {
-    const Py_ssize_t n = size * size;
+    const Py_ssize_t n = rows.size * rows.size;
     for (int axis = 0; axis < 2; axis++, slopes += n) {
         const double right = axis == 0 ? step : 0.0, up = axis == 1 ? step : 0.0;
-        fill_light(profile, place, x + right, y + up, size, slopes);
-        fill_light(profile, place, x - right, y - up, size, spare);
-        for (Py_ssize_t i = 0; i < n; i++)
+        fill_light(profile, place, x + right, y + up, rows, slopes);
+        fill_light(profile, place, x - right, y - up, rows, spare);
+        for (Py_ssize_t i = rows.first * rows.size; i < rows.end * rows.size; i++)
             slopes[i] = (slopes[i] - spare[i]) * (0.5 / step);
     }
 }
@@ -48,8 +49,9 @@ static void fill_templates(const Profile *profile, const Place *place, double x,
 {
     const Py_ssize_t n = size * size;
     double *slope_x = templates + n, *slope_y = slope_x + n, *wider = slope_y + n;
-    fill_light(profile, place, x, y, size, templates);
-    fill_slopes(profile, place, x, y, size, step, slope_x, wider);
+    const Rows all = {size, 0, size};
+    fill_light(profile, place, x, y, all, templates);
+    fill_slopes(profile, place, x, y, all, step, slope_x, wider);
     for (Py_ssize_t i = 0; i < n; i++) {
         const double dx = (double)(place->x0 + i % size) - x, dy = (double)(place->y0 + i / size) - y;
         wider[i] = dx * slope_x[i] + dy * slope_y[i] - 2.0 * templates[i];
@@ -84,15 +86,16 @@ PyObject *star_light(PyObject *module, PyObject *arguments)
             return NULL;
         Py_BEGIN_ALLOW_THREADS
         const Profile profile = {views[TABLE].buf, edge, table_step};
+        const Rows all = {size, 0, size};
         double *to = views[LIGHT].buf;
         for (Py_ssize_t i = 0; i < n; i++, to += n_layers * size * size) {
             const double x = ((const double *)views[XY].buf)[2 * i], y = ((const double *)views[XY].buf)[2 * i + 1];
             const Place place = {((const int64_t *)views[X0].buf)[i], ((const int64_t *)views[Y0].buf)[i],
                                  (const double *)views[FORMS].buf + N_FORM * i};
             if (n_layers == 1)
-                fill_light(&profile, &place, x, y, size, to);
+                fill_light(&profile, &place, x, y, all, to);
             else
-                fill_slopes(&profile, &place, x, y, size, step, to, spare);
+                fill_slopes(&profile, &place, x, y, all, step, to, spare);
         }
         Py_END_ALLOW_THREADS
         free(spare);

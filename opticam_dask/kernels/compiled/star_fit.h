@@ -37,12 +37,17 @@ typedef struct {
     char *is_stray;
 } Star;
 
-/* Light of a star in a window. */
-void fill_light(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double *light);
+/* Rows of a window. */
+typedef struct {
+    Py_ssize_t size, first, end; /* of each row; and which of them */
+} Rows;
 
-/* Change of the light with x and y, one after the other; `spare` has room for a window. */
-void fill_slopes(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double step,
-                 double *slopes, double *spare);
+/* Light of a star in some rows of a window; the others are as they were. */
+void fill_light(const Profile *profile, const Place *place, double x, double y, Rows rows, double *light);
+
+/* Change of the light with x and y, in one window after the other; `spare` has room for a window. */
+void fill_slopes(const Profile *profile, const Place *place, double x, double y, Rows rows, double step, double *slopes,
+                 double *spare);
 
 /* Whether a table reaches to its edge. */
 int is_profile(const Py_buffer *table, double edge, double step);
