@@ -28,6 +28,9 @@ from opticam_dask.text import json_by_hand, read_by_hand
 
 TEMPLATE_NAME = "instrument_template.json"
 
+#: Airmass at the horizon; what is larger (99) stands for none.
+_HIGHEST_AIRMASS = 40.0
+
 
 def _entry(description: str, *, is_later: bool = False, **kwargs: Any) -> Any:
     """Declare one entry of an instrument, with the sentence that the JSON template shows beside it.
@@ -316,7 +319,7 @@ class Instrument:
             time_offset=time_offset,
             ra=ra,
             dec=dec,
-            airmass=values.optional_number(self.airmass_keyword, None, least=1.0),
+            airmass=values.optional_number(self.airmass_keyword, None, least=1.0, most=_HIGHEST_AIRMASS),
             problems=tuple(values.problems),
             warnings=tuple(values.warnings),
         )

@@ -643,6 +643,14 @@ def test_gain__an_unknown_unit_of_pixels_is_told(unit, is_told):
         ({}, {"OBJECT": "Dark Nebula B33"}, ""),
         ({}, {"OBJECT": "skyflat", "IMAGETYP": "Light"}, ""),
         ({}, {"TIMEOFFS": 3600.0}, "TIMEOFFS is 3600.0: it is not added"),
+        ({}, {"TM_ZONE": "local"}, "TM_ZONE is 'local': DATE-OBS is taken for utc"),
+        ({}, {"TIMEZONE": -7}, ""),
+        ({}, {"EXPTIME": 5000.0, "KCT": 5.1}, "KCT says that an exposure is made every 5.1 s"),
+        ({}, {"EXPTIME": 5.0, "KCT": 5.1}, ""),
+        ({}, {"MJD-MID": 60310.912345}, "DATE-OBS and MJD-MID contradict each other"),
+        ({}, {"CCDSUM": "1 1", "CCDBIN": "2x2"}, "the binnings in CCDSUM (1) and CCDBIN (2) are not the same"),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00.0", "System Clock:Frame Received")}, "says that it is the end of the"),
+        ({}, {"DATE-OBS": ("2024-01-01T20:00:00.0", "System Clock:Est. Frame Start")}, ""),
         ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "UTC at the end of exposure")}, "says that it is the end of the"),
         ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "mid-exposure [UTC]")}, "says that it is the middle of the"),
         ({}, {"DATE-OBS": ("2024-01-01T20:00:00", "start (not end) of exposure")}, ""),
@@ -656,6 +664,11 @@ def test_what_a_header_says_beside_what_is_used_is_told(entries, cards, words):
     frame = interpreted(definition(**entries), **cards)
     assert frame.problems == ()
     assert any(words in warning for warning in frame.warnings) if words else frame.warnings == ()
+
+
+@pytest.mark.parametrize(("airmass", "expected"), [(1.2, 1.2), (99.0, math.nan), (0.0, math.nan)])
+def test_airmass__that_is_none_is_not_known(airmass, expected):
+    assert interpreted(AIRMASS=airmass).airmass == pytest.approx(expected, nan_ok=True)
 
 
 def test_what_is_told_is_used():

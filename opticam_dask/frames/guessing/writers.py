@@ -47,6 +47,7 @@ WRITERS = (
     Writer("MaxIm DL", _signs(("SWCREATE", "maxim"), ("SWMODIFY", "maxim"), ("PROGRAM", "maxim"))),
     Writer("ASIAIR", _signs(("CREATOR", r"\bASIAIR\b")), ""),
     Writer("Sequence Generator Pro", _signs(("CREATOR", r"^Sequence Generator")), ""),
+    Writer("INDIGO", _signs(("SWCREATE", r"\bINDIGO\b"), ("CREATOR", r"\bINDIGO\b")), ""),  # the end, before 2020
     Writer("LCO", _signs(("ORIGIN", r"^LCO(GT)?\b"), ("TELID", r"^[0-9]m[0-9]"))),
     Writer("ESO", _signs(("ORIGIN", r"^ESO\b"), ("ESO DET ID", r"."), ("ESO OBS ID", r"."))),
     Writer("NOIRLab", _signs(("OBSERVAT", r"^(CTIO|KPNO|NOAO|NOIRLab|Gemini)"), ("ORIGIN", "NOAO|NOIRLab"))),

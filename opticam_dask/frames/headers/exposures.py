@@ -117,7 +117,18 @@ def exposure_time_of(instrument: ExposureEntries, values: HeaderValues) -> float
         second = values.number_of(other) * _seconds_in(other, values)
         if abs(second - exposure_time) > max(_SAME_SECONDS, _SAME_EXPOSURE * exposure_time):
             values.warn(f"the exposure times in {name} and {other} are not the same: that in {name} is used")
+    tell_of_cycles(exposure_time, values)
     return exposure_time
+
+
+def tell_of_cycles(exposure_time: float, values: HeaderValues) -> None:
+    """Tell of an exposure that takes longer than the time to the next one."""
+    for name in keywords.CYCLES:
+        if 0.0 < values.number_of(name) < (1.0 - _SAME_EXPOSURE) * exposure_time - _SAME_SECONDS:
+            values.warn(
+                f"{name} says that an exposure is made every {values.number_of(name):g} s, and the exposure time is "
+                f"{exposure_time:g} s: is it in milliseconds? ([ms] in its comment says so)"
+            )
 
 
 def tell_of_sums(values: HeaderValues) -> None:

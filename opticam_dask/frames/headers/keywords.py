@@ -91,7 +91,20 @@ SECOND_AXIS = {
     "ESO DET WIN1 BINX": "ESO DET WIN1 BINY",
 }
 #: Binnings that are looked at only to be held against the one that is used: Andor Solis, cameras of HST and of others.
-OTHER_BINNINGS = ("HBIN", "VBIN", "CCDBINX", "CCDBINY", "BINAXIS1", "NBIN1", "BINFACTX", "X_BIN", "HORBIN", "BIN")
+OTHER_BINNINGS = (
+    "HBIN",
+    "VBIN",
+    "CCDBINX",
+    "CCDBINY",
+    "BINAXIS1",
+    "NBIN1",
+    "BINFACTX",
+    "X_BIN",
+    "HORBIN",
+    "BIN",
+    "CCDBIN",
+    "CAM-BINX",
+)
 #: Filter [M, N, S, I, L, R]; ESO names the wheel [E].
 FILTER = ("FILTER", "FILTNAME", "FILTERID", "FILTERS", "ESO INS FILT1 NAME")
 #: Filters of further wheels or of other spellings, which only a definition can make one filter of.
@@ -177,12 +190,14 @@ MARKS = {
 MARKS_IN_COMMENT = (
     ("start", re.compile(r"\b(start|begin|beginning|began|opened|open)\b", re.IGNORECASE)),
     ("middle", re.compile(r"\b(mid|middle|centre|center|mid-?point|mid-?exposure|avg|average)\b", re.IGNORECASE)),
-    ("end", re.compile(r"\b(end|stop|closed|close)\b", re.IGNORECASE)),
+    ("end", re.compile(r"\b(end|stop|closed|close|received|arrival)\b", re.IGNORECASE)),  # "Frame Received" [S]
 )
 #: Comments of times that are local ones,
 LOCAL_COMMENT = re.compile(r"\blocal\b|\bLT\b", re.IGNORECASE)
 #: and of times on another scale than UTC.
 SCALE_IN_COMMENT = re.compile(r"\b(TDB|TAI|TT|GPS time)\b")
+#: Keywords of a zone that the times of a header are in.
+ZONES = ("TM_ZONE", "TIMEZONE", "TIME-ZON", "TZ")
 #: Comments of times that are UTC.
 UTC_COMMENT = re.compile(r"\bUTC?\b|\bGMT\b|universal", re.IGNORECASE)
 #: Times of day beside a date that stands alone [R, L, E, H, SAAO].
@@ -194,6 +209,8 @@ PLANE_TIMES = (
 )
 #: Seconds from the beginning of one plane of a cube to that of the next: kinetic cycle of Andor cameras, and others.
 PLANE_STEP = ("KCT", "KINCYCLE", "CYCLETIM", "TIMEDEL", "TSTEP", "TIMESTEP", "FRAMESTEP", "CADENCE")
+#: Those of them that no exposure is longer than.
+CYCLES = ("KCT", "KINCYCLE", "CYCLETIM")
 #: Times at the Sun or at the barycentre: no time of an observatory [M: JD-HELIO].
 HELIOCENTRIC = re.compile(r"^(B|H)M?JD|HELIO|BARY|^BJD|^HJD", re.IGNORECASE)
 #: Words of names, and of TREFPOS, that say which of the two.
@@ -215,7 +232,8 @@ FAR_REFERENCE = re.compile(r"BARYCENT|HELIOCEN|EMBARYC|JUPITER|SUN", re.IGNORECA
 #: Further times of one exposure, and what they mark ("any": start or middle, as writers please) [F, M, L].
 OTHER_TIMES = (
     ("DATE-BEG", "start"), ("DATE-AVG", "middle"), ("DATE-END", "end"), ("MJD-BEG", "start"), ("MJD-AVG", "middle"),
-    ("MJD-END", "end"), ("DATE-OBS", "any"), ("MJD-OBS", "any"), ("JD", "any"), ("JD_UTC", "any"),
+    ("MJD-END", "end"), ("DATE-MID", "middle"), ("MJD-MID", "middle"), ("DATE-OBS", "any"),
+    ("MJD-OBS", "any"), ("JD", "any"), ("JD_UTC", "any"),
 )  # fmt: skip
 #: Times of day that are of the exposure too, whatever the date beside them [R, L, M].
 OTHER_TIMES_OF_DAY = ("UTC-OBS", "UT-OBS", "UT", "TIME-OBS", "UTC")

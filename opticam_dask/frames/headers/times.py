@@ -322,6 +322,10 @@ def _hold_against_comment(name: str, mark: str, scale: str, values: HeaderValues
             values.warn(
                 f"the comment of {name} ({shown(comment)}) says {said_scale}: it is taken for {scale} (time_scale)"
             )
+    for zone in keywords.ZONES:
+        zone_said = values.header.get(zone)
+        if isinstance(zone_said, str) and keywords.LOCAL_COMMENT.search(zone_said):
+            values.warn(f"{zone} is {shown(zone_said)}: {name} is taken for {scale} (time_scale)")
     shift = as_number(values.header.get("TIMEOFFS", 0.0))
     if shift != 0.0:
         values.warn(f"TIMEOFFS is {shown(values.header['TIMEOFFS'])}: it is not added to the times of the header")

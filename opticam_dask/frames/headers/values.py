@@ -90,10 +90,12 @@ class HeaderValues:
         self.problems.append(f"{what}: expected a number {limit}{too_large} in keyword {name}, found {shown(value)}")
         return math.nan
 
-    def optional_number(self, keywords: Keyword, default: float | None, *, least: float) -> float:
+    def optional_number(
+        self, keywords: Keyword, default: float | None, *, least: float, most: float = LARGEST_NUMBER
+    ) -> float:
         """Read a number that the frame can do without: the default or NaN when it is missing or absurd."""
         number = as_number(self.find(keywords)[1])
-        if least <= number <= LARGEST_NUMBER:
+        if least <= number <= most:
             return number
         return math.nan if default is None else float(default)
 
