@@ -296,8 +296,7 @@ def _quiet_noise(view: FrameView, places: Places, pixels: Pixels) -> np.ndarray:
     level, rms = view.usual_sky
     here = np.full((len(pixels.x0), 1, 1), level)
     if view.level_at is not None:
-        middle = slice(places.size // 2, places.size // 2 + 1)
-        here = view.level_at(pixels.x0, pixels.y0, places.size)[:, middle, middle]
+        here = view.level_at(pixels.x0 + places.size // 2, pixels.y0 + places.size // 2, 1)
     most = _NOISIEST * np.sqrt(rms**2 + np.maximum(known_or(here, level) - level, 0.0))
     return np.broadcast_to(np.minimum(window_sums.of_window(pixels.rms), most), pixels.rms.shape)
 

@@ -65,6 +65,28 @@ def test_pixels__are_counted_the_same_by_both_forms(both):
 
 
 @needs_compiled
+@pytest.mark.parametrize(("size", "block"), [(1, 2), (11, 2), (19, 3), (25, 4)])
+def test_blocks_of_deviations__are_the_same_in_both_forms(both, size, block):
+    rng = np.random.default_rng(size)
+    deviation, used = rng.normal(0.0, 1.5, (6, size, size)), rng.random((6, size, size)) < 0.6
+    used[0], deviation[1, 0, 0] = False, np.nan
+    used[1, 0, 0] = True
+    fast, plain = both(window_sums.block_excess, deviation, used, block)
+    for one, other in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13)
+
+
+@needs_compiled
+@pytest.mark.parametrize("radius", [0.3, 1.7, 4.0, 30.0])
+def test_shares_of_pixels_in_a_disk__are_the_same_bits_in_both_forms(both, radius):
+    xy = np.random.default_rng(3).uniform(-1.0, 1.0, (9, 2)) + np.array([50.0, 20.0])
+    xy[7], xy[8] = np.nan, [48.5, 20.0]
+    weights, plain = both(photometry.circular_weights, xy, np.full(9, 45), np.full(9, 15), 11, radius)
+    np.testing.assert_array_equal(weights, plain)
+    np.testing.assert_array_equal(weights[7], 0.0)
+
+
+@needs_compiled
 def test_windows_that_do_not_belong_together__are_refused():
     native, one, two = compiled.native, np.zeros((1, 3, 3)), np.zeros((2, 3, 3))
     with pytest.raises(ValueError, match="windows must have one shape"):
@@ -75,6 +97,13 @@ def test_windows_that_do_not_belong_together__are_refused():
         native.centroid_sums(one, two, np.zeros((4, 1, 3)), np.empty((3, 1)), 16.0)
     with pytest.raises(ValueError, match=r"along must have shape \(4, n, size\)"):
         native.centroid_sums(one, one, np.zeros((3, 1, 3)), np.empty((3, 1)), 16.0)
+    mask = np.zeros((1, 3, 3), dtype=bool)
+    with pytest.raises(ValueError, match="blocks have pixels"):
+        native.block_excess(one, mask, np.empty((3, 1)), 0)
+    with pytest.raises(ValueError, match=r"found must have shape \(3, n\)"):
+        native.block_excess(one, mask, np.empty((2, 1)), 2)
+    with pytest.raises(ValueError, match="edges must have shape"):
+        native.disk_shares(np.zeros((5, 1, 3)), one, 0.0)
     mask, facts = np.zeros((1, 3, 3), dtype=bool), np.empty((6, 1), dtype=np.int64)
     with pytest.raises(ValueError, match="windows must have one shape"):
         native.pixel_facts(np.zeros((2, 1), dtype=np.int64), mask, two, mask, mask, facts, 9, 9)

@@ -83,12 +83,14 @@ char kind_of_object(PyObject *object);
 
 PyObject *adaptive_moments(PyObject *module, PyObject *arguments);
 PyObject *aperture_sums(PyObject *module, PyObject *arguments);
+PyObject *block_excess(PyObject *module, PyObject *arguments);
 PyObject *box_statistics(PyObject *module, PyObject *arguments);
 PyObject *centroid_sums(PyObject *module, PyObject *arguments);
 PyObject *compare_stars(PyObject *module, PyObject *arguments);
 PyObject *connected_components(PyObject *module, PyObject *arguments);
 PyObject *cosmic_rays(PyObject *module, PyObject *arguments);
 PyObject *cut_out(PyObject *module, PyObject *arguments);
+PyObject *disk_shares(PyObject *module, PyObject *arguments);
 PyObject *disk_stretches(PyObject *module, PyObject *arguments);
 PyObject *elliptical_radius(PyObject *module, PyObject *arguments);
 PyObject *extremes(PyObject *module, PyObject *argument);

@@ -3,17 +3,19 @@
 #include "arrays.h"
 
 /* Number of this set of functions and their arguments, which the package asks for: raised with every change of them. */
-#define INTERFACE 12
+#define INTERFACE 13
 
 static PyMethodDef methods[] = {
     {"adaptive_moments", adaptive_moments, METH_VARARGS, "Second moments in windows that adapt to the sources."},
     {"aperture_sums", aperture_sums, METH_VARARGS, "Sums over the pixels of apertures."},
+    {"block_excess", block_excess, METH_VARARGS, "Deviations of windows in blocks."},
     {"box_statistics", box_statistics, METH_VARARGS, "Level and scatter of boxes after a clip."},
     {"centroid_sums", centroid_sums, METH_VARARGS, "Sums over Gaussian windows."},
     {"compare_stars", compare_stars, METH_VARARGS, "Stars against their profile."},
     {"connected_components", connected_components, METH_VARARGS, "Connected components of a graph."},
     {"cosmic_rays", cosmic_rays, METH_VARARGS, "Find cosmic rays and replace them."},
     {"cut_out", cut_out, METH_VARARGS, "Windows of an image."},
+    {"disk_shares", disk_shares, METH_VARARGS, "Shares of pixels in a disk."},
     {"disk_stretches", disk_stretches, METH_VARARGS, "Pixels of disks."},
     {"elliptical_radius", elliptical_radius, METH_VARARGS, "Radius of the pixels of cut-outs."},
     {"extremes", extremes, METH_O, "Lowest and highest pixel."},

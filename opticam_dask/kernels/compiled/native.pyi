@@ -20,6 +20,9 @@ def aperture_sums(
     `rms` may be (n, 1, 1): the same in all pixels of a window.
     """
 
+def block_excess(deviation: np.ndarray, used: np.ndarray, found: np.ndarray, block: int, /) -> None:
+    """Fill `found` (3, n), what ``window_sums.block_excess`` gives, from windows (n, size, size), float64 and bool."""
+
 def centroid_sums(cutouts: np.ndarray, rms: np.ndarray, along: np.ndarray, sums: np.ndarray, reach: float, /) -> None:
     """Fill `sums` (3, n) from windows (n, size, size) and `along` (4, n, size); see ``window_sums``, all float64.
 
@@ -68,6 +71,13 @@ def compare_stars(arrays: tuple[np.ndarray | None, ...], /) -> None:
 
 def connected_components(one: np.ndarray, other: np.ndarray, numbers: np.ndarray, /) -> int:
     """Fill `numbers` (node,) with the component of each node, from edges `one`, `other` (n,); int64. Their number."""
+
+def disk_shares(edges: np.ndarray, shares: np.ndarray, least: float, /) -> None:
+    """Fill `shares` (n, size, size) of pixels in a disk, those up to `least` with 0; float64.
+
+    `edges` (5, n, size + 1) are those of the pixels along x and y, the area below the circle up to each along x, where
+    a line at each along y meets the circle, and the area below the circle up to there.
+    """
 
 def disk_stretches(xy: np.ndarray, radius: np.ndarray, ny: int, nx: int, /) -> bytearray:
     """First place and end (int64) of the stretches of a frame (ny, nx) that disks at `xy` (n, 2) cover, ascending."""

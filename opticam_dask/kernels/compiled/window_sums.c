@@ -176,7 +176,37 @@ PyObject *centroid_sums(PyObject *module, PyObject *arguments)
 }
 
 /* What of_pixels tells of each source, in its order. */
-enum { THERE, BEYOND, LACKING, SATURATED, STRAY, N_STRAY, N_FACTS };
+enum { THERE, BEYOND, LACKING, SATURATED, STRAY, ALL_STRAY, N_FACTS };
+
+/* One row of a window, of which the pixels from `left` to `right` lie on the frame. */
+APART IN_LANES static void add_row(const unsigned char *restrict counted, const double *restrict electrons,
+                                   const unsigned char *restrict saturated, const unsigned char *restrict stray,
+                                   int size, int left, int right, int64_t *restrict found)
+{
+    int there = 0, all = 0, lacking = 0, n_saturated = 0, n_stray = 0, all_stray = 0;
+    for (int x = left; x < right; x++)
+        there += counted[x];
+    for (int x = left; x < right; x++)
+        lacking += counted[x] & !(fabs(electrons[x]) <= DBL_MAX);
+    for (int x = 0; x < size; x++) {
+        all += counted[x];
+        n_saturated += counted[x] & saturated[x];
+        n_stray += counted[x] & stray[x];
+        all_stray += stray[x];
+    }
+    found[THERE] += there;
+    found[BEYOND] += all - there;
+    found[LACKING] += lacking;
+    found[SATURATED] += n_saturated;
+    found[STRAY] += n_stray;
+    found[ALL_STRAY] += all_stray;
+}
+
+/* A place held to those from 0 to `most`. */
+static int held(int64_t place, Py_ssize_t most)
+{
+    return place < 0 ? 0 : place > most ? (int)most : (int)place;
+}
 
 PyObject *pixel_facts(PyObject *module, PyObject *arguments)
 {
@@ -208,21 +238,81 @@ PyObject *pixel_facts(PyObject *module, PyObject *arguments)
         const unsigned char *stray = (const unsigned char *)views[IS_STRAY].buf + i * area;
         const double *electrons = (const double *)views[ELECTRONS].buf + i * area;
         int64_t found[N_FACTS] = {0};
-        for (Py_ssize_t y = 0, place = 0; y < size; y++) {
-            const int is_row = corners[n + i] + y >= 0 && corners[n + i] + y < ny;
-            for (Py_ssize_t x = 0; x < size; x++, place++) {
-                found[N_STRAY] += stray[place];
-                if (!counted[place])
-                    continue;
-                const int is_on = is_row && corners[i] + x >= 0 && corners[i] + x < nx;
-                found[is_on ? THERE : BEYOND]++;
-                found[LACKING] += is_on && !isfinite(electrons[place]);
-                found[SATURATED] += saturated[place];
-                found[STRAY] += stray[place];
-            }
+        const int left = held(-corners[i], size), right = held(nx - corners[i], size);
+        for (Py_ssize_t y = 0; y < size; y++) {
+            const int is_on = corners[n + i] + y >= 0 && corners[n + i] + y < ny;
+            const Py_ssize_t from = y * size;
+            add_row(counted + from, electrons + from, saturated + from, stray + from, (int)size, left, is_on ? right : left,
+                    found);
         }
         for (int fact = 0; fact < N_FACTS; fact++)
             facts[fact * n + i] = found[fact];
     }
     return release_arrays(views, N_ARRAYS, wrong);
+}
+
+/* Sums of one window in square blocks, and how many pixels each has; both have room for all blocks. */
+static void sum_blocks(const double *deviation, const unsigned char *used, Py_ssize_t size, Py_ssize_t block, double *sums,
+                       double *count, double *row)
+{
+    const Py_ssize_t n = (size + block - 1) / block;
+    for (Py_ssize_t k = 0; k < n * n; k++)
+        sums[k] = count[k] = 0.0;
+    for (Py_ssize_t y = 0; y < size; y++) {
+        for (Py_ssize_t k = 0; k < 2 * n; k++)
+            row[k] = 0.0;
+        for (Py_ssize_t k = 0, x = 0; k < n; k++)
+            for (const Py_ssize_t end = x + block < size ? x + block : size; x < end; x++)
+                if (used[y * size + x]) {
+                    row[k] += deviation[y * size + x];
+                    row[n + k] += 1.0;
+                }
+        for (Py_ssize_t k = 0; k < n; k++) {
+            sums[y / block * n + k] += row[k];
+            count[y / block * n + k] += row[n + k];
+        }
+    }
+}
+
+PyObject *block_excess(PyObject *module, PyObject *arguments)
+{
+    enum { DEVIATION, USED, FOUND, N_ARRAYS };
+    Wanted wanted[N_ARRAYS] = {{NULL, 3, FLOAT64, READ, "deviation"}, {NULL, 3, BOOL, READ, "used"},
+                               {NULL, 2, FLOAT64, WRITE, "found"}};
+    Py_buffer views[N_ARRAYS];
+    Py_ssize_t block;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOn:block_excess", &wanted[0].object, &wanted[1].object, &wanted[2].object, &block) ||
+        open_arrays(wanted, views, N_ARRAYS) < 0)
+        return NULL;
+    const Py_ssize_t *shape = views[DEVIATION].shape, n = shape[0], size = shape[1];
+    const char *wrong = shape[2] == size && block > 0 ? NULL : "windows must be square, and blocks have pixels";
+    for (int axis = 0; axis < 3; axis++)
+        if (views[USED].shape[axis] != shape[axis])
+            wrong = "windows must have one shape";
+    if (views[FOUND].shape[0] != 3 || views[FOUND].shape[1] != n)
+        wrong = "found must have shape (3, n)";
+    const Py_ssize_t along = wrong ? 0 : (size + block - 1) / block, n_blocks = along * along;
+    double *room = wrong ? NULL : room_for(2 * n_blocks + 2 * along, views, N_ARRAYS);
+    if (!room)
+        return wrong ? release_arrays(views, N_ARRAYS, wrong) : NULL;
+    double *largest = views[FOUND].buf, *total = largest + n, *known = total + n;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < n; i++) {
+        sum_blocks((const double *)views[DEVIATION].buf + i * size * size,
+                   (const unsigned char *)views[USED].buf + i * size * size, size, block, room, room + n_blocks,
+                   room + 2 * n_blocks);
+        largest[i] = -(double)INFINITY;
+        known[i] = 0.0;
+        for (Py_ssize_t k = 0; k < n_blocks; k++) {
+            const double count = room[n_blocks + k], sum = room[k] / sqrt(count > 1.0 ? count : 1.0);
+            largest[i] = sum > largest[i] || isnan(sum) ? sum : largest[i];
+            known[i] += count > 0.0;
+            room[k] = sum * sum;
+        }
+        total[i] = sum_of(room, n_blocks);
+    }
+    Py_END_ALLOW_THREADS
+    free(room);
+    return release_arrays(views, N_ARRAYS, NULL);
 }

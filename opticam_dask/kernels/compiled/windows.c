@@ -201,3 +201,70 @@ PyObject *light_at(PyObject *module, PyObject *arguments)
     }
     return release_arrays(views, N_ARRAYS, is_right ? NULL : "the table must reach beyond the edge, and light have a place for each radius");
 }
+
+/* ---------------------------------------------------------------- shares of pixels in a disk */
+
+/* Edges of the pixels along both axes (x, y), and for these: circle and until (areas below the circle up to the edge along
+ * x, and up to where the line of the edge along y meets the circle), and that place. */
+enum { DISK_X, DISK_Y, DISK_CIRCLE, DISK_MEETS, DISK_UNTIL, N_DISK };
+
+static double sign_of(double value)
+{
+    return value > 0.0 ? 1.0 : value < 0.0 ? -1.0 : value;
+}
+
+/* Signed area of the disk between the axes and the edges of one row: up to each edge along x. */
+APART IN_LANES static void area_below(const double *restrict x, const double *restrict signs, const double *restrict circle,
+                                      double y, double meets, double until, Py_ssize_t n, double *restrict area)
+{
+    const double height = fabs(y), beyond = height * meets, sign = sign_of(y);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const double right = fabs(x[i]), inside = height * right, outside = beyond + circle[i] - until;
+        area[i] = (right <= meets ? inside : outside) * signs[i] * sign;
+    }
+}
+
+/* Shares of one row of pixels, between the areas of its two edges. */
+APART IN_LANES static void shares_between(const double *restrict above, const double *restrict below, double least, Py_ssize_t n,
+                                          double *restrict share)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const double inside = (above[i + 1] - below[i + 1]) - (above[i] - below[i]), known = inside > least ? inside : 0.0;
+        share[i] = known < 1.0 ? known : 1.0;
+    }
+}
+
+PyObject *disk_shares(PyObject *module, PyObject *arguments)
+{
+    Wanted wanted[2] = {{NULL, 3, FLOAT64, READ, "edges"}, {NULL, 3, FLOAT64, WRITE, "shares"}};
+    Py_buffer views[2];
+    double least;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOd:disk_shares", &wanted[0].object, &wanted[1].object, &least) ||
+        open_arrays(wanted, views, 2) < 0)
+        return NULL;
+    const Py_ssize_t n = views[1].shape[0], size = views[1].shape[1], m = size + 1;
+    if (views[0].shape[0] != N_DISK || views[0].shape[1] != n || views[0].shape[2] != m || views[1].shape[2] != size)
+        return release_arrays(views, 2, "edges must have shape (5, n, size + 1), shares (n, size, size)");
+    double *room = room_for(3 * m, views, 2);
+    if (!room)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const double *of[N_DISK];
+        for (int k = 0; k < N_DISK; k++)
+            of[k] = (const double *)views[0].buf + (k * n + i) * m;
+        double *signs = room + 2 * m, *share = (double *)views[1].buf + i * size * size;
+        for (Py_ssize_t x = 0; x < m; x++)
+            signs[x] = sign_of(of[DISK_X][x]);
+        for (Py_ssize_t y = 0; y < m; y++) {
+            double *area = room + y % 2 * m;
+            area_below(of[DISK_X], signs, of[DISK_CIRCLE], of[DISK_Y][y], of[DISK_MEETS][y], of[DISK_UNTIL][y], m, area);
+            if (y)
+                shares_between(area, room + (y - 1) % 2 * m, least, size, share + (y - 1) * size);
+        }
+    }
+    Py_END_ALLOW_THREADS
+    free(room);
+    return release_arrays(views, 2, NULL);
+}

@@ -93,17 +93,18 @@ def circular_weights(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, 
         np.minimum(np.maximum(edges + (low[:, np.newaxis] - at), -radius), radius)
         for low, at in ((x0, xy[:, :1]), (y0, xy[:, 1:]))
     )
-    area = _area_below(x, y, radius)
-    weights = np.diff(np.diff(area, axis=1), axis=2)
-    weights[~(weights > _ROUNDING * radius**2)] = 0.0  # NaN as well
+    edges_of, least = _disk_edges(x, y, radius), _ROUNDING * radius**2
+    if compiled.native is not None:
+        shares = np.empty((len(xy), size, size))
+        compiled.native.disk_shares(compiled.ready(np.stack(edges_of), dtype=float), shares, least)
+        return shares
+    weights = np.diff(np.diff(_area_below(*edges_of), axis=1), axis=2)
+    weights[~(weights > least)] = 0.0  # NaN as well
     return np.minimum(weights, 1.0, out=weights)
 
 
-def _area_below(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Signed area of a disk around the origin between the axes and lines at ``x`` (n, m) and ``y`` (n, m): (n, y, x).
-
-    In a quadrant it is the integral over x of the lower one of ``y`` and the circle, ``sqrt(radius**2 - x**2)``.
-    """
+def _disk_edges(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray, ...]:
+    """Lines, area below the circle up to each of ``x``, where each of ``y`` meets it, and the area up to there."""
 
     def circle_at(x: np.ndarray) -> np.ndarray:
         height: np.ndarray = np.sqrt((radius - x) * (radius + x))
@@ -114,10 +115,17 @@ def _area_below(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
         area: np.ndarray = 0.5 * (x * height + radius**2 * np.arctan2(x, height))
         return area
 
-    right, height = np.abs(x), np.abs(y)
-    meets = circle_at(height)  # where a line of this height meets the circle
-    circle, until = below_circle(right)[:, np.newaxis, :], below_circle(meets)[:, :, np.newaxis]
-    meets, height, right = meets[:, :, np.newaxis], height[:, :, np.newaxis], right[:, np.newaxis, :]
+    meets = circle_at(np.abs(y))  # where a line of this height meets the circle
+    return x, y, below_circle(np.abs(x)), meets, below_circle(meets)
+
+
+def _area_below(x: np.ndarray, y: np.ndarray, circle: np.ndarray, meets: np.ndarray, until: np.ndarray) -> np.ndarray:
+    """Signed area of a disk around the origin between the axes and lines at ``x`` (n, m) and ``y`` (n, m): (n, y, x).
+
+    In a quadrant it is the integral over x of the lower one of ``y`` and the circle, ``sqrt(radius**2 - x**2)``.
+    """
+    circle, right = circle[:, np.newaxis, :], np.abs(x)[:, np.newaxis, :]
+    until, meets, height = (values[:, :, np.newaxis] for values in (until, meets, np.abs(y)))
     area: np.ndarray = np.where(right <= meets, height * right, height * meets + circle - until)
     return area * np.sign(x)[:, np.newaxis, :] * np.sign(y)[:, :, np.newaxis]
 

@@ -110,6 +110,38 @@ def of_window(rms: np.ndarray) -> np.ndarray:
     return rms[:, :1, :1] if rms.strides[1:] == (0, 0) else rms
 
 
+def block_excess(deviation: np.ndarray, used: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums of deviations over square blocks of windows, in their errors.
+
+    Parameters
+    ----------
+    deviation : ndarray, shape (n, size, size)
+        Pixels minus a model, in their errors.
+    used : ndarray of bool, shape (n, size, size)
+        Pixels that count.
+    block : int
+        Side of a block, pixels.
+
+    Returns
+    -------
+    largest, squares : ndarray, shape (n,)
+        The largest sum of a block, and the sum of their squares.
+    n_blocks : ndarray, shape (n,)
+        How many blocks have pixels that count.
+    """
+    if compiled.native is not None:
+        found = np.empty((3, len(deviation)))
+        windows = compiled.ready(deviation, dtype=float), compiled.ready(used, dtype=bool)
+        compiled.native.block_excess(*windows, found, block)
+        return found[0], found[1], found[2]
+    size = deviation.shape[1]
+    of_block = (np.arange(size)[:, None] // block == np.arange(-(-size // block))).astype(float)
+    sums, count = (of_block.T @ (v @ of_block) for v in (np.where(used, deviation, 0.0), used.astype(float)))
+    sums /= np.sqrt(np.maximum(count, 1.0))
+    n_blocks = np.count_nonzero(count, axis=(1, 2)).astype(float)
+    return np.max(sums, axis=(1, 2)), np.sum(sums**2, axis=(1, 2)), n_blocks
+
+
 class PixelFacts(NamedTuple):
     """Pixels of each source, of those that count unless another thing is said; shape (n,) each.
 

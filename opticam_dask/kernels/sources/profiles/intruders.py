@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opticam_dask.kernels.sources import window_sums
 from opticam_dask.kernels.sources.profiles import misfit, profile
 from opticam_dask.kernels.sources.profiles.profile import Shape
 from opticam_dask.kernels.sources.profiles.typical import typical_beyond_noise
@@ -67,15 +68,9 @@ def are_suspect(deviation: np.ndarray, used: np.ndarray, sigma: float) -> np.nda
     sigma : float
         Standard deviation of the Gaussian that is as wide as the stars, pixels.
     """
-    size, block = deviation.shape[1], max(2, round(_BLOCK * sigma))
-    of_block = (np.arange(size)[:, None] // block == np.arange(-(-size // block))).astype(float)
-    sums, count = (of_block.T @ (v @ of_block) for v in (np.where(used, deviation, 0.0), used.astype(float)))
-    sums /= np.sqrt(np.maximum(count, 1.0))
-    n_blocks = np.count_nonzero(count, axis=(1, 2))
-    excess = np.sum(sums**2, axis=(1, 2)) - n_blocks
-    return np.asarray(
-        (np.max(sums, axis=(1, 2)) > _SUSPECT_BLOCK) | (excess > _SUSPECT_BLOCKS * np.sqrt(2.0 * n_blocks))
-    )
+    largest, squares, n_blocks = window_sums.block_excess(deviation, used, max(2, round(_BLOCK * sigma)))
+    is_excess = squares - n_blocks > _SUSPECT_BLOCKS * np.sqrt(2.0 * n_blocks)
+    return np.asarray((largest > _SUSPECT_BLOCK) | is_excess)
 
 
 @dataclass(frozen=True, eq=False)
