@@ -315,17 +315,9 @@ def narrowed(stars: Stars, size: int) -> Stars:
     x0, y0 = (np.clip(new, old, old + wide - size) for new, old in zip(middle, (pixels.x0, pixels.y0), strict=True))
     off = x0 - pixels.x0, y0 - pixels.y0
     source, other, shed = stars.neighbours
-    whole = slice(None)
 
-    def cut(windows: np.ndarray, of: np.ndarray | slice = whole) -> np.ndarray:
-        strides, n_places = windows.strides, wide - size + 1
-        if strides[1:] == (0, 0):  # one number a window
-            return np.broadcast_to(windows[:, :1, :1], (len(windows), size, size))
-        views = np.lib.stride_tricks.as_strided(
-            windows, (len(windows), n_places, n_places, size, size), (*strides, *strides[1:]), writeable=False
-        )
-        inner: np.ndarray = views[np.arange(len(windows)), off[1][of], off[0][of]]
-        return inner
+    def cut(windows: np.ndarray) -> np.ndarray:
+        return window_sums.inner_windows(windows, *off, size)
 
     return replace(
         stars,
@@ -335,7 +327,7 @@ def narrowed(stars: Stars, size: int) -> Stars:
         light=cut(stars.light),
         is_stray=cut(stars.is_stray),
         is_saturated=cut(stars.is_saturated),
-        neighbours=(source, other, cut(shed, source)),
+        neighbours=(source, other, window_sums.inner_windows(shed, off[0][source], off[1][source], size)),
     )
 
 
@@ -476,7 +468,5 @@ def _model_fluxes(
         most = _BRIGHTER * view.flux_scale * stars.flux[n_measured:] + misfit.CLIP * error[n_measured:]
         known[n_measured:] = np.clip(flux[n_measured:], 0.0, most)
         flux = joint_fit.fluxes_together(alone, source, other, shares, known)
-    is_own = source < n_measured
-    foreign = np.zeros((n_measured, *light.shape[1:]))
-    np.add.at(foreign, source[is_own], flux[other[is_own]][:, None, None] * shed[is_own])
+    foreign = window_sums.added_windows(n_measured, np.where(source < n_measured, source, -1), flux[other], shed)
     return (flux, np.sqrt(error**2 + np.maximum(flux, 0.0))), foreign

@@ -87,6 +87,19 @@ def test_shares_of_pixels_in_a_disk__are_the_same_bits_in_both_forms(both, radiu
 
 
 @needs_compiled
+def test_windows_are_added_and_cut_the_same_by_both_forms(both):
+    rng = np.random.default_rng(4)
+    windows, of = rng.normal(size=(30, 9, 9)), rng.integers(-1, 5, 30)
+    fast, plain = both(window_sums.added_windows, 5, of, rng.normal(size=30), windows)
+    np.testing.assert_array_equal(fast, plain)
+    x, y = rng.integers(0, 5, (2, 30))
+    for values in (windows, windows > 0, np.broadcast_to(windows[:, :1, :1], windows.shape)):
+        fast, plain = both(window_sums.inner_windows, values, x, y, 5)
+        np.testing.assert_array_equal(fast, plain)
+        np.testing.assert_array_equal(fast[7], values[7, y[7] : y[7] + 5, x[7] : x[7] + 5])
+
+
+@needs_compiled
 def test_windows_that_do_not_belong_together__are_refused():
     native, one, two = compiled.native, np.zeros((1, 3, 3)), np.zeros((2, 3, 3))
     with pytest.raises(ValueError, match="windows must have one shape"):
@@ -102,6 +115,11 @@ def test_windows_that_do_not_belong_together__are_refused():
         native.block_excess(one, mask, np.empty((3, 1)), 0)
     with pytest.raises(ValueError, match=r"found must have shape \(3, n\)"):
         native.block_excess(one, mask, np.empty((2, 1)), 2)
+    nothing = np.zeros(1, dtype=np.int64)
+    with pytest.raises(ValueError, match="must lie in their windows"):
+        native.inner_windows(one, nothing, nothing + 1, np.empty((1, 3, 3)))
+    with pytest.raises(ValueError, match="do not belong together"):
+        native.add_windows(one, nothing + 1, np.zeros(1), one)
     with pytest.raises(ValueError, match="edges must have shape"):
         native.disk_shares(np.zeros((5, 1, 3)), one, 0.0)
     mask, facts = np.zeros((1, 3, 3), dtype=bool), np.empty((6, 1), dtype=np.int64)

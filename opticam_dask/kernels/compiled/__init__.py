@@ -24,7 +24,7 @@ COMPILED = "compiled"
 NUMPY = "numpy"
 
 #: Set of functions that the kernels call, as ``module.c`` numbers it.
-INTERFACE = 13
+INTERFACE = 14
 
 
 def _native() -> ModuleType | None:

@@ -82,6 +82,7 @@ char kind_of(const Py_buffer *view);
 char kind_of_object(PyObject *object);
 
 PyObject *adaptive_moments(PyObject *module, PyObject *arguments);
+PyObject *add_windows(PyObject *module, PyObject *arguments);
 PyObject *aperture_sums(PyObject *module, PyObject *arguments);
 PyObject *block_excess(PyObject *module, PyObject *arguments);
 PyObject *box_statistics(PyObject *module, PyObject *arguments);
@@ -101,6 +102,7 @@ PyObject *fit_stars(PyObject *module, PyObject *arguments);
 PyObject *fluxes_alone(PyObject *module, PyObject *arguments);
 PyObject *half_sample_mode(PyObject *module, PyObject *argument);
 PyObject *judge_pixels(PyObject *module, PyObject *arguments);
+PyObject *inner_windows(PyObject *module, PyObject *arguments);
 PyObject *label_pixels(PyObject *module, PyObject *arguments);
 PyObject *large_segments(PyObject *module, PyObject *arguments);
 PyObject *light_at(PyObject *module, PyObject *arguments);

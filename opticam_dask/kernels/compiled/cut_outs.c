@@ -3,6 +3,7 @@
 #include "arrays.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Copy a row of pixels of one kind. */
 #define DEFINE_COPY(name, type)                                                                                        \
@@ -66,4 +67,34 @@ PyObject *cut_out(PyObject *module, PyObject *arguments)
         Py_END_ALLOW_THREADS
     }
     return release_arrays(views, 4, is_right ? NULL : "corners and windows do not belong together");
+}
+
+PyObject *inner_windows(PyObject *module, PyObject *arguments)
+{
+    enum { WINDOWS, X, Y, INNER, N_ARRAYS };
+    Wanted wanted[N_ARRAYS] = {{NULL, 3, FLOAT64, READ, "windows"}, {NULL, 1, INT64, READ, "x"}, {NULL, 1, INT64, READ, "y"},
+                               {NULL, 3, FLOAT64, WRITE, "inner"}};
+    Py_buffer views[N_ARRAYS];
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOO:inner_windows", &wanted[0].object, &wanted[1].object, &wanted[2].object,
+                          &wanted[3].object))
+        return NULL;
+    wanted[WINDOWS].kind = wanted[INNER].kind = kind_of_object(wanted[WINDOWS].object) == BOOL ? BOOL : FLOAT64;
+    if (open_arrays(wanted, views, N_ARRAYS) < 0)
+        return NULL;
+    const Py_ssize_t n = views[INNER].shape[0], size = views[INNER].shape[1], wide = views[WINDOWS].shape[1];
+    const int64_t *x = views[X].buf, *y = views[Y].buf;
+    int is_right = views[WINDOWS].shape[0] == n && views[X].shape[0] == n && views[Y].shape[0] == n &&
+                   views[WINDOWS].shape[2] == wide && views[INNER].shape[2] == size;
+    for (Py_ssize_t i = 0; i < n && is_right; i++)
+        is_right = x[i] >= 0 && y[i] >= 0 && x[i] + size <= wide && y[i] + size <= wide;
+    const size_t row = (size_t)(size * views[INNER].itemsize);
+    const Py_ssize_t item = views[INNER].itemsize;
+    for (Py_ssize_t i = 0; i < n && is_right; i++) {
+        const char *from = (const char *)views[WINDOWS].buf + ((i * wide + (Py_ssize_t)y[i]) * wide + (Py_ssize_t)x[i]) * item;
+        char *to = (char *)views[INNER].buf + i * size * size * item;
+        for (Py_ssize_t line = 0; line < size; line++, from += wide * item, to += row)
+            memcpy(to, from, row);
+    }
+    return release_arrays(views, N_ARRAYS, is_right ? NULL : "inner windows must lie in their windows");
 }

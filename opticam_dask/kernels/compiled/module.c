@@ -3,10 +3,11 @@
 #include "arrays.h"
 
 /* Number of this set of functions and their arguments, which the package asks for: raised with every change of them. */
-#define INTERFACE 13
+#define INTERFACE 14
 
 static PyMethodDef methods[] = {
     {"adaptive_moments", adaptive_moments, METH_VARARGS, "Second moments in windows that adapt to the sources."},
+    {"add_windows", add_windows, METH_VARARGS, "Sums of windows, each times a number."},
     {"aperture_sums", aperture_sums, METH_VARARGS, "Sums over the pixels of apertures."},
     {"block_excess", block_excess, METH_VARARGS, "Deviations of windows in blocks."},
     {"box_statistics", box_statistics, METH_VARARGS, "Level and scatter of boxes after a clip."},
@@ -26,6 +27,7 @@ static PyMethodDef methods[] = {
     {"fluxes_alone", fluxes_alone, METH_VARARGS, "Fluxes of stars one by one."},
     {"half_sample_mode", half_sample_mode, METH_O, "Mode of some numbers."},
     {"judge_pixels", judge_pixels, METH_VARARGS, "Errors and stray pixels of a group of stars."},
+    {"inner_windows", inner_windows, METH_VARARGS, "Windows in windows."},
     {"label_pixels", label_pixels, METH_VARARGS, "Segments of the pixels of a frame."},
     {"large_segments", large_segments, METH_VARARGS, "Segments of a frame that have many pixels."},
     {"light_at", light_at, METH_VARARGS, "Light at radii, from a table."},

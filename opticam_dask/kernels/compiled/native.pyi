@@ -7,6 +7,15 @@ INTERFACE: int
 def box_statistics(boxes: np.ndarray, result: np.ndarray, least: float, readmit: bool, /) -> None:
     """`boxes` (row, column, y, x) uint16, float32 or float64, rows in one piece; `result` (2, row, column) float64."""
 
+def add_windows(sums: np.ndarray, of: np.ndarray, amounts: np.ndarray, windows: np.ndarray, /) -> None:
+    """Add `windows` (m, size, size), each times its own of `amounts` (m,), to `sums` (n, size, size); float64.
+
+    `of` (m,) int64 says to which; below 0 is none.
+    """
+
+def inner_windows(windows: np.ndarray, x: np.ndarray, y: np.ndarray, inner: np.ndarray, /) -> None:
+    """Fill `inner` (n, size, size) from `windows` (n, wide, wide) at `x`, `y` (n,) int64; both float64 or bool."""
+
 def aperture_sums(
     weights: np.ndarray,
     electrons: np.ndarray,

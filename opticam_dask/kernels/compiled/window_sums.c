@@ -316,3 +316,32 @@ PyObject *block_excess(PyObject *module, PyObject *arguments)
     free(room);
     return release_arrays(views, N_ARRAYS, NULL);
 }
+
+PyObject *add_windows(PyObject *module, PyObject *arguments)
+{
+    enum { SUMS, OF, AMOUNTS, WINDOWS, N_ARRAYS };
+    Wanted wanted[N_ARRAYS] = {{NULL, 3, FLOAT64, WRITE, "sums"}, {NULL, 1, INT64, READ, "of"},
+                               {NULL, 1, FLOAT64, READ, "amounts"}, {NULL, 3, FLOAT64, READ, "windows"}};
+    Py_buffer views[N_ARRAYS];
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOO:add_windows", &wanted[0].object, &wanted[1].object, &wanted[2].object,
+                          &wanted[3].object) ||
+        open_arrays(wanted, views, N_ARRAYS) < 0)
+        return NULL;
+    const Py_ssize_t n = views[WINDOWS].shape[0], area = views[SUMS].shape[1] * views[SUMS].shape[2];
+    const int64_t *of = views[OF].buf;
+    int is_right = views[OF].shape[0] == n && views[AMOUNTS].shape[0] == n &&
+                   views[SUMS].shape[1] == views[WINDOWS].shape[1] && views[SUMS].shape[2] == views[WINDOWS].shape[2];
+    for (Py_ssize_t i = 0; i < n && is_right; i++)
+        is_right = of[i] < views[SUMS].shape[0]; /* below 0 is none */
+    for (Py_ssize_t i = 0; i < n && is_right; i++) {
+        if (of[i] < 0)
+            continue;
+        double *restrict sums = (double *)views[SUMS].buf + of[i] * area;
+        const double *restrict window = (const double *)views[WINDOWS].buf + i * area;
+        const double amount = ((const double *)views[AMOUNTS].buf)[i];
+        for (Py_ssize_t k = 0; k < area; k++)
+            sums[k] += amount * window[k];
+    }
+    return release_arrays(views, N_ARRAYS, is_right ? NULL : "windows and sums do not belong together");
+}

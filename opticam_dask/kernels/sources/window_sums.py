@@ -105,6 +105,44 @@ def centroid_sums(cutouts: np.ndarray, rms: np.ndarray, along: np.ndarray, reach
     return np.array([np.sum(term, axis=(1, 2)) for term in (light, window * light, variance)])
 
 
+def added_windows(n: int, of: np.ndarray, amounts: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Sums of windows, each times a number, in their order; shape (n, size, size).
+
+    Parameters
+    ----------
+    n : int
+        How many sums there are.
+    of : ndarray of int, shape (m,)
+        The sum that each window is added to; none below 0.
+    amounts : ndarray, shape (m,)
+        By what each window is multiplied.
+    windows : ndarray, shape (m, size, size)
+        The windows.
+    """
+    sums = np.zeros((n, *windows.shape[1:]))
+    if compiled.native is not None:
+        given = compiled.ready(amounts, dtype=float), compiled.ready(windows, dtype=float)
+        compiled.native.add_windows(sums, compiled.ready(of, dtype=np.int64), *given)
+        return sums
+    is_one = of >= 0
+    np.add.at(sums, of[is_one], amounts[is_one, None, None] * windows[is_one])
+    return sums
+
+
+def inner_windows(windows: np.ndarray, x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
+    """Windows of a ``size`` in larger ones, from column ``x`` and row ``y`` of each on; shape (n, size, size)."""
+    if windows.strides[1:] == (0, 0):  # one number a window
+        return np.broadcast_to(windows[:, :1, :1], (len(windows), size, size))
+    if compiled.native is not None and windows.dtype in (np.float64, np.bool_):
+        inner = np.empty((len(windows), size, size), dtype=windows.dtype)
+        corners = (compiled.ready(corner, dtype=np.int64) for corner in (x, y))
+        compiled.native.inner_windows(compiled.ready(windows), *corners, inner)
+        return inner
+    views = np.lib.stride_tricks.sliding_window_view(windows, (size, size), axis=(1, 2))
+    found: np.ndarray = views[np.arange(len(windows)), y, x]
+    return found
+
+
 def of_window(rms: np.ndarray) -> np.ndarray:
     """One number a window, (n, 1, 1), where it is the same in all of its pixels; else what is given."""
     return rms[:, :1, :1] if rms.strides[1:] == (0, 0) else rms
