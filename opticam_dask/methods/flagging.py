@@ -114,6 +114,8 @@ def blend_flags(stars: Stars, weights: np.ndarray) -> np.ndarray:
     catalogued = stars.flux[source]
     is_known = catalogued > 0
     relative = np.where(is_known, share * stars.flux[other] / np.where(is_known, catalogued, 1.0), 0.0)
+    if stars.seen is not None:
+        relative = _as_seen(stars, source, other, share, relative)
     is_blended = _summed(relative, source, len(weights)) > _BLENDED
     if stars.seen is not None:
         flux, error = (values[: len(weights)] for values in stars.seen)
@@ -121,6 +123,29 @@ def blend_flags(stars: Stars, weights: np.ndarray) -> np.ndarray:
         is_blended |= (light > _BLENDED * (np.maximum(flux, 0.0) + _SURE * error)) & (light > error)
     flags[is_blended] = np.uint32(SourceFlag.BLENDED)
     return flags
+
+
+def _as_seen(
+    stars: Stars, source: np.ndarray, other: np.ndarray, share: np.ndarray, relative: np.ndarray
+) -> np.ndarray:
+    """Light of neighbours relative to that of their sources, one entry a pair, as the frame shows them.
+
+    Of neighbours that are not measured, and need not be stars, there is no more than that: a star that flares
+    leaves something beside itself on the stack, which has the seeing of the flare, and other frames do not show it.
+    """
+    assert stars.seen is not None
+    n_sources = len(stars.xy)
+    is_left = other >= n_sources
+    if not is_left.any():
+        return relative
+    flux, error = stars.seen
+    pairs = source[is_left]
+    shown = _summed(share[is_left] * flux[other[is_left]], pairs, n_sources)
+    doubt = _SURE * np.sqrt(_summed((share[is_left] * error[other[is_left]]) ** 2, pairs, n_sources))
+    own = np.maximum(flux[:n_sources], 1.0)
+    most, held = np.maximum(shown + doubt, 0.0) / own, _summed(relative[is_left], pairs, n_sources)
+    factor = np.where(held > most, most / np.where(held > 0, held, 1.0), 1.0)
+    return np.where(is_left, relative * factor[source], relative)
 
 
 def _summed(values: np.ndarray, source: np.ndarray, n_sources: int) -> np.ndarray:
