@@ -309,8 +309,7 @@ class AperturePhotometer(BasePhotometer):
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)
             systematic = noise.response_error(weights, electrons, relative)
-        flags = flagging.pixel_flags(view, stars, weights > 0)
-        flags |= flagging.blend_flags(stars, weights)
+        flags = flagging.pixel_flags(view, stars, weights > 0) | flagging.blend_flags(stars, weights)
         return flux * factor, error * factor, systematic * factor, correction, flags
 
     def _usual_shares(
