@@ -14,6 +14,7 @@ from astropy.time import Time
 from opticam_dask import OPTICAM_MX, Instrument
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits_files import read_header
+from opticam_dask.frames.headers.calibrated import steps_done
 from opticam_dask.frames.headers.contradictions import contradictions
 from opticam_dask.kernels.series.timing import barycentric_mjd, utc_mjd
 from opticam_dask.pipeline import plan
@@ -678,3 +679,15 @@ def test_what_is_told_is_used():
     assert interpreted(definition(gain_keyword=("EGAIN",)), EGAIN=(4.0, "[ADU/e-]")).gain == 0.25
     assert interpreted(FRAMETYP="Dark").kind == "dark"
     assert interpreted(definition(image_type_keyword="IMAGETYP"), FRAMETYP="Dark").kind == "light"
+
+
+@pytest.mark.parametrize(
+    ("cards", "done"),
+    [
+        ({"CALSTAT": "BDF"}, ["bias", "dark", "flat"]), ({"CALSTAT": "D "}, ["dark"]), ({"CALSTAT": "none"}, []),
+        ({"CALSTAT": ""}, []), ({}, []), ({"FLATCOR": "Jan 01 20:00 Flat field image is Flat.fits"}, ["flat"]),
+        ({"L1IDBIAS": "master.fits", "L1IDFLAT": "N/A"}, ["bias"]), ({"SUBBIAS": "subtract_bias"}, ["bias"]),
+    ],
+)  # fmt: skip
+def test_calibration__that_a_frame_has_had(cards, done):
+    assert list(steps_done(header_of(**cards))) == done

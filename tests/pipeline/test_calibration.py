@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from opticam_dask.passes.calibration import Calibration, find_calibration_frames
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
-from opticam_dask.pipeline.stages import master_strips
+from opticam_dask.pipeline.stages import master_frames, master_strips
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.store import integrity
@@ -326,6 +327,22 @@ def _refused(tmp_path, frames, folders, kinds=("bias", "dark", "flat")):
     with pytest.raises(ReductionError) as refusal:
         driver.make_masters(setup, executors.InProcess(), Silent())
     return str(refusal.value)
+
+
+@pytest.mark.parametrize(("state", "is_told"), [("BF", True), ("", False)])
+def test_frames__that_are_calibrated_already_are_told(data, tmp_path, state, is_told):
+    frames, _, folders = data
+    pixels, header = fits.getdata(min(frames.rglob("*.fit*")), header=True)
+    header["CALSTAT"] = state
+    (tmp_path / "raw").mkdir()
+    fits.writeto(tmp_path / "raw" / "a.fits", pixels, header)
+    setup = _setup(tmp_path / "out", folders, ("dark", "flat"))
+    driver.prepare(setup, scan(find_files(tmp_path / "raw"), setup.instrument))
+    (part,), said = setup.store.cameras[0].parts, []
+    master_frames._tell_of_calibrated(setup, setup.calibration.kinds, SimpleNamespace(tell=said.append))
+    assert [f"CALSTAT of a.fits says that frames of {part.key} are calibrated already (flat)" in s for s in said] == (
+        [True] * is_told
+    )
 
 
 def _some(tmp_path, folder, pattern):

@@ -9,6 +9,7 @@ well; a single one is a map that is ready.
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from opticam_dask.cluster.executors import Executor, InProcess, Work
+from opticam_dask.frames.fits.errors import FrameError
+from opticam_dask.frames.fits_files import read_header
+from opticam_dask.frames.headers.calibrated import steps_done
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import bad_columns
 from opticam_dask.kernels.images import masters as kernel
@@ -176,6 +180,7 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
     """
     if setup.calibration is None:
         return
+    _tell_of_calibrated(setup, setup.calibration.kinds, progress)
     todo: dict[str, tuple[Kind, Detector, float]] = {}
     gains: dict[str, set[float]] = {}
     without: dict[str, None] = {}
@@ -210,6 +215,22 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
             if kind == "bias" or (kind == "dark" and "bias" not in setup.calibration.kinds):
                 _tell_other_gains(kind, detector, chosen[group], gains[group], progress)
             _make_master(setup, group, kind, detector, chosen[group], executor, progress)
+
+
+def _tell_of_calibrated(setup: Setup, kinds: Sequence[str], progress: Progress) -> None:
+    """Say when the first frame of a camera has had some of the calibration before."""
+    for part in (camera.parts[0] for camera in setup.store.cameras if camera.parts):
+        file = str(part.manifest(0)["file"][0])
+        try:
+            done = steps_done(read_header(file).values)
+        except (FrameError, OSError, ValueError):  # what cannot be read is said where it is measured
+            continue
+        if again := {kind: name for kind, name in done.items() if kind in kinds}:
+            progress.tell(
+                f"warning: {', '.join(dict.fromkeys(again.values()))} of {os.path.basename(file)} says that frames of "
+                f"{part.key} are calibrated already ({', '.join(again)}), and this is done once more: fluxes are wrong "
+                "then. Leave out what was done, or reduce raw frames."
+            )
 
 
 def _refuse_replaced(setup: Setup, calibration: Calibration, kind: Kind, group: str) -> None:
