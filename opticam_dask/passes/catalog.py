@@ -21,12 +21,8 @@ from opticam_dask.passes.stack_sources.finding import (
     find_sources,
     isophotal_fwhm,
 )
+from opticam_dask.steps.background import BOX_OF_STARS, are_too_narrow
 from opticam_dask.steps.frame_steps import FrameSteps
-
-#: Stars wider (FWHM) than this part of a box of the sky mesh fill it.
-LARGEST_IN_BOX = 0.5
-#: Boxes should be this many FWHM wide.
-_BOX_OF_STARS = 3.0
 
 #: So many hot rows and columns are named.
 _LINES_TOLD = 5
@@ -110,7 +106,7 @@ def make_catalog(
     found, is_whole = _brightest(found, max_sources), is_whole[:max_sources]
     fwhm = _fwhm_of(found, is_whole, night.seeing, select)
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
-    warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps.box_size)
+    warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps)
     warnings += _lines_warning(seen.lines)
     return Catalog(found, fwhm, neighbours, warnings, _left_out(found["flux"], border[:, 2], n_fainter))
 
@@ -147,14 +143,14 @@ def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tupl
     return tuple(said)
 
 
-def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
+def _box_warning(fwhm: float, steps: FrameSteps) -> tuple[str, ...]:
     """Say when stars fill the boxes of the sky mesh, as defocused ones may."""
-    if fwhm <= min(box_size) * LARGEST_IN_BOX:
+    if not are_too_narrow(steps.image_shape, steps.box_size, fwhm):
         return ()
     return (
-        f"stars are {fwhm:.0f} pixels wide (FWHM), the boxes of the sky mesh {min(box_size)}: the mesh takes part of "
-        f"their light for sky. A box_size (--box-size) of {_BOX_OF_STARS * fwhm:.0f} or more is right for them, and "
-        "apertures need a radius that holds them.",
+        f"stars are {fwhm:.0f} pixels wide (FWHM), the boxes of the sky mesh {min(steps.box_size)}: the mesh takes "
+        f"part of their light for sky. A box_size (--box-size) of {BOX_OF_STARS * fwhm:.0f} or more is right for them, "
+        "and apertures need a radius that holds them.",
     )
 
 

@@ -12,7 +12,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.matching import align, match, problem
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.parameters import TransformType
-from opticam_dask.steps.background import measure_sky
+from opticam_dask.steps.background import measure_sky, sky_beside_stars
 from opticam_dask.steps.calibrate import fringes_of
 from opticam_dask.steps.detect import detect_frame, measure_seeing
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
@@ -80,8 +80,18 @@ class Aligning:
 
 
 def reduce_frame(job: Aligning, entry: Mapping[str, Any]) -> FrameResult:
-    """Sky, sources and transform of one frame; a frame that fails keeps what was found before."""
-    result = FrameResult()
+    """Sky, sources and transform of one frame; a frame that fails keeps what was found before.
+
+    Where stars fill the boxes of the sky mesh, sky and sources are looked for once more, by the sky beside the stars.
+    """
+    entry = entry if "memory" in entry else {**entry, "memory": {}}  # it is read once
+    result = _reduced(job, entry, FrameResult())
+    meshes = sky_beside_stars(result)
+    return result if meshes is None else _reduced(job, entry, FrameResult(meshes=meshes))
+
+
+def _reduced(job: Aligning, entry: Mapping[str, Any], result: FrameResult) -> FrameResult:
+    """A frame without its sky, its sources and its transform."""
     try:
         detect_frame(job.steps, entry, result, with_seeing=False)
         result.values |= fringes_of(entry)

@@ -32,6 +32,13 @@ _FAINT = 100.0
 #: up to sources this many times brighter.
 _BRIGHT = 700.0
 
+#: Stars wider (FWHM) than this part of a box of the sky mesh fill it: the mesh takes part of their light for sky.
+LARGEST_IN_BOX = 0.5
+#: Boxes are then taken together until they are this many FWHM wide,
+BOX_OF_STARS = 3.0
+#: while so many are left along each side of the frame, which follow the course of the sky.
+_FEWEST_BOXES = 4
+
 
 @dataclass(frozen=True)
 class Sky:
@@ -115,6 +122,38 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     return None
 
 
+def boxes_together(shape: tuple[int, int], box_size: tuple[int, int], fwhm: float) -> int:
+    """How many boxes of the sky mesh, along each side, are taken together so that stars do not fill them.
+
+    Parameters
+    ----------
+    shape, box_size : (int, int)
+        Shape of the frame and size of the boxes, ``(ny, nx)``, pixels.
+    fwhm : float
+        FWHM of the stars, pixels; NaN when unknown.
+
+    Returns
+    -------
+    int
+        1 where each box is by itself: stars are narrower than half of it, or the frame has too few boxes.
+    """
+    if not fwhm > LARGEST_IN_BOX * min(box_size):
+        return 1
+    most = min(size // box for size, box in zip(shape, box_size, strict=True)) // _FEWEST_BOXES
+    return max(1, min(int(np.ceil(BOX_OF_STARS * fwhm / min(box_size))), most))
+
+
+def widened(shape: tuple[int, int], box_size: tuple[int, int], fwhm: float) -> tuple[int, int]:
+    """Boxes of the sky mesh of :func:`boxes_together`; size ``(ny, nx)`` in pixels."""
+    together = boxes_together(shape, box_size, fwhm)
+    return box_size[0] * together, box_size[1] * together
+
+
+def are_too_narrow(shape: tuple[int, int], box_size: tuple[int, int], fwhm: float) -> bool:
+    """Whether stars fill the boxes of the sky mesh, and the frame has too few of these to take several together."""
+    return fwhm > LARGEST_IN_BOX * min(widened(shape, box_size, fwhm))
+
+
 def _meshes(steps: FrameSteps, image: DetectionImage) -> dict[str, np.ndarray]:
     """Sky level and its noise in boxes; the noise comes from the errors in the file, if it has some."""
     try:
@@ -146,11 +185,50 @@ def measure_sky(result: FrameResult) -> None:
         fwhm=result.values.get("fwhm", np.nan),
     )
     found = subtraction.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
-    level = found.level(rms_mesh, (result.frame.image.shape, result.frame.box_size))
+    level = level_of_sky(found, rms_mesh, result.frame.grid, result.values.get("fwhm", np.nan))
     result.meshes |= {
         "background_offset_mesh": level - mesh,
         "background_n_sky": found.number,
         "background_mean_mesh": found.mean,
+    }
+
+
+def level_of_sky(sky: subtraction.SkyPixels, rms_mesh: np.ndarray, grid: subtraction.Grid, fwhm: float) -> np.ndarray:
+    """Level of the sky at each box from its sky pixels; shape (mesh_y, mesh_x).
+
+    Parameters
+    ----------
+    sky : SkyPixels
+        The sky pixels of each box.
+    rms_mesh : ndarray, shape (mesh_y, mesh_x)
+        Scatter of a pixel of the sky.
+    grid : ((int, int), (int, int))
+        Shape of the frame and of the boxes of the mesh.
+    fwhm : float
+        FWHM of the stars of the frame, pixels; where they fill boxes, several of these tell the level together.
+    """
+    together = boxes_together(*grid, fwhm)
+    return sky.level(rms_mesh, grid) if together == 1 else sky.level_of_many(rms_mesh, grid, together)
+
+
+def sky_beside_stars(result: FrameResult) -> dict[str, np.ndarray] | None:
+    """Meshes of a frame whose stars fill their boxes, from its sky pixels; None where they do not.
+
+    Such stars have part of their light in the mesh, and look narrower than they are, or are not found.
+
+    Parameters
+    ----------
+    result : FrameResult
+        With sky, sources, seeing, and what :func:`measure_sky` makes of it.
+    """
+    fwhm = result.values.get("fwhm", np.nan)
+    if result.frame is None or boxes_together(*result.frame.grid, fwhm) == 1:
+        return None
+    rms_mesh, grid = result.meshes["background_rms_mesh"], result.frame.grid
+    scatter = subtraction.SkyPixels(result.meshes["background_n_sky"], rms_mesh)
+    return {
+        "background_mesh": result.meshes["background_mesh"] + result.meshes["background_offset_mesh"],
+        "background_rms_mesh": np.clip(level_of_sky(scatter, rms_mesh, grid, fwhm), rms_mesh.min(), rms_mesh.max()),
     }
 
 

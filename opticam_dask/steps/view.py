@@ -21,7 +21,7 @@ from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.tracks import places_on_track
 from opticam_dask.methods import blended_forms, frame_stars, uneven_sky
 from opticam_dask.methods.frame_view import CutOuts, FrameView, Photometer
-from opticam_dask.steps.background import Sky, source_disks
+from opticam_dask.steps.background import Sky, level_of_sky, source_disks
 from opticam_dask.steps.calibrate import rebinned_response
 from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.steps.pixels import ImagePixels, RawPixels, read_pixels
@@ -260,7 +260,7 @@ def _photometric_mesh(
     is_sky = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
     known = subtraction.uncounted(level, before, grid) if counted is None else counted
     left = subtraction.taken_out(known, level, places[is_sky], electrons[is_sky], grid)
-    return left.level(rms_mesh, grid), None if counted is None else left
+    return level_of_sky(left, rms_mesh, grid, fwhm), None if counted is None else left
 
 
 def _fwhm_of(job: Measuring, result: Mapping[str, Any]) -> float:

@@ -45,7 +45,7 @@ def test_left_out__nothing_is_said_when_nothing_is(tmp_path, capsys):
 
 
 def test_box__stars_as_wide_as_a_box_are_told(tmp_path, capsys):
-    write_night(tmp_path, [(80.0, 80.0, 1e6), (40.0, 110.0, 6e5)], (14.0,) * 4)
+    write_night(tmp_path, [(80.0, 80.0, 1e6), (40.0, 110.0, 6e5)], (20.0,) * 4)
     night, said = said_of(tmp_path, capsys)
     assert "the boxes of the sky mesh 16: the mesh takes part of their light for sky. A box_size (--box-size)" in said
     (warning,) = (line for line in describe_reduction(night.out) if "warning:" in line)
@@ -53,8 +53,8 @@ def test_box__stars_as_wide_as_a_box_are_told(tmp_path, capsys):
 
 
 def test_box__frames_out_of_focus_are_told(tmp_path, capsys):
-    write_night(tmp_path, STARS, (4.0, 4.0, 4.0, 12.0))
+    write_night(tmp_path, STARS * np.array([1.0, 1.0, 4.0]), (4.0, 4.0, 4.0, 18.0))
     _, said = said_of(tmp_path, capsys)
     line = said[said.index("1:V 2024-01-01: in 1 of 4 frames the stars are wider than half a box") :]
-    assert 10 < float(line[line.index("FWHM up to ") + 11 :].split(")")[0]) < 14
+    assert 16 < float(line[line.index("FWHM up to ") + 11 :].split(")")[0]) < 22
     assert "the mesh takes part of their light for sky, some per cent" in line

@@ -18,6 +18,7 @@ from opticam_dask.kernels.images.sky.ring_median import ring_median
 from opticam_dask.kernels.images.stack import mean_rms
 from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
+from opticam_dask.steps.background import widened
 from opticam_dask.steps.frame_steps import FrameSteps
 
 #: Sources are looked for where at least this share of the best-covered pixel's frames contribute,
@@ -191,6 +192,7 @@ def find_sources(night: StackedNight, steps: FrameSteps) -> StackSources:
     NoCatalog
         When there is nothing above the threshold, or nothing of it is a source.
     """
+    steps = replace(steps, box_size=widened(steps.image_shape, steps.box_size, night.seeing))
     stack = _sky_free(night, steps)
     sources = _look(night, stack, steps)
     if _are_lines(sources.found).any():

@@ -13,13 +13,13 @@ from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.matching import problem
 from opticam_dask.kernels.series.photon_transfer import gain_by_noise
 from opticam_dask.passes import survey
-from opticam_dask.passes.catalog import LARGEST_IN_BOX
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, Setup
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
 from opticam_dask.pipeline.stages import stacks
 from opticam_dask.pipeline.stages.catalogs import finish_catalogs
 from opticam_dask.steps.align import Aligning
+from opticam_dask.steps.background import are_too_narrow
 from opticam_dask.store.camera import Camera, Part
 
 #: A gain that differs by less than this factor from that of the noise is not told.
@@ -191,9 +191,9 @@ def tell_of_width(setup: Setup, part: Part, progress: Progress) -> None:
 
     Where those of the reference night are, the catalogue says so.
     """
-    widths, box = part.frames["fwhm"], min(setup.steps(part.shape, part.binning).box_size)
-    widths = widths[np.isfinite(widths)]
-    is_wide = widths > LARGEST_IN_BOX * box
+    widths, steps = part.frames["fwhm"], setup.steps(part.shape, part.binning)
+    widths, box = widths[np.isfinite(widths)], min(steps.box_size)
+    is_wide = np.array([are_too_narrow(steps.image_shape, steps.box_size, width) for width in widths], dtype=bool)
     told_by_catalog = part.night == frozen.reference_night(part.camera) and np.mean(is_wide) > 0.5
     if is_wide.any() and not told_by_catalog:
         progress.tell(

@@ -95,6 +95,12 @@ def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
     return fill((broad + course)[None])[0]
 
 
+def broad_course(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
+    """Polynomial through the values of all boxes; their median where the sky is none. Parameters of :func:`smooth`."""
+    weights = np.where(share > LEAST_SHARE, share, 0.0)
+    return _courses(values, weights, noise)[0] if (weights > 0).any() else np.array(values, dtype=float)
+
+
 def _courses(values: np.ndarray, weights: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     """Broad course of a mesh, and what its boxes have beyond it; NaN where nothing tells it."""
     terms = _polynomials(values.shape, _degree(weights))

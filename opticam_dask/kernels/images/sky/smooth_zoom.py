@@ -23,6 +23,27 @@ _BEYOND = 2
 UNBOUND = (-np.inf, np.inf)
 
 
+def at_boxes(mesh: np.ndarray, shape: tuple[int, int], together: int) -> np.ndarray:
+    """Mesh of wide boxes at the middles of the boxes that each is made of.
+
+    Parameters
+    ----------
+    mesh : ndarray, shape (wide_y, wide_x)
+        Values of the wide boxes.
+    shape : (int, int)
+        Shape of the mesh of the single boxes.
+    together : int
+        How many of these, along each side, are one wide box.
+
+    Returns
+    -------
+    ndarray, shape (mesh_y, mesh_x)
+    """
+    along = [spline_matrix(n_wide, together)[:n, :-1] for n_wide, n in zip(mesh.shape, shape, strict=True)]
+    values: np.ndarray = along[0] @ coefficients(mesh) @ along[1].T
+    return values
+
+
 def box_sums(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
     """Sum of the zoomed mesh over the pixels of each box, shape (mesh_y, mesh_x)."""
     along_y = _box_matrix(mesh.shape[0], shape[0], box_size[0])

@@ -64,6 +64,11 @@ class SubtractedFrame:
     sky_sums: np.ndarray
     box_size: tuple[int, int]
 
+    @property
+    def grid(self) -> Grid:
+        """Shape of the frame and of the boxes of its mesh."""
+        return (self.image.shape[0], self.image.shape[1]), self.box_size
+
 
 def subtract_sky(
     image: np.ndarray | Counts, mesh: np.ndarray, rms_mesh: np.ndarray, box_size: tuple[int, int], threshold: float
@@ -228,6 +233,23 @@ class SkyPixels:
         is_cut = sky_level.box_areas(*grid) <= background.LEAST_SHARE * area
         share = self.number / area * np.where(is_cut, _CUT_WEIGHT, 1.0)
         return sky_level.smooth(self.mean, share, _typical(rms_mesh) / np.sqrt(area))
+
+    def level_of_many(self, rms_mesh: np.ndarray, grid: Grid, together: int) -> np.ndarray:
+        """The same where stars fill boxes: ``together`` x ``together`` of them tell what the sky has beyond its course.
+
+        The course of the sky is a polynomial through all boxes; within wide boxes it is followed as well.
+        """
+        area = grid[1][0] * grid[1][1]
+        broad = sky_level.broad_course(self.mean, self.number / area, _typical(rms_mesh) / np.sqrt(area))
+        starts = [np.arange(0, n_boxes, together) for n_boxes in broad.shape]
+        beyond = np.where(self.number > 0, self.number * (self.mean - broad), 0.0)
+        number, beyond = (
+            np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
+            for values in (self.number, beyond)
+        )
+        many = SkyPixels(number, beyond / np.maximum(number, 1))
+        level = many.level(rms_mesh, (grid[0], (grid[1][0] * together, grid[1][1] * together)))
+        return broad + smooth_zoom.at_boxes(level, broad.shape, together)
 
 
 def count_sky(
