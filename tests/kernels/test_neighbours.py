@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_nights import add_star
 
-from opticam_dask.kernels.images.stack import mean_rms
+from opticam_dask.kernels.images.stack import mean_rms, mean_width
 from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form, profile, profile_fit, ring_sums
 from opticam_dask.kernels.sources.profiles.sampling import SAMPLED_AT, sampling_errors
@@ -164,3 +164,10 @@ def test_mean_rms__of_a_plain_mean_of_frames():
     mean = np.mean(rng.normal(0.0, rms, (200_000, 4)), axis=1)
     assert mean_rms(np.append(rms, np.nan)) / 2.0 == pytest.approx(mean.std(), rel=0.01)
     assert mean_rms(np.array([np.nan])) == 0.0
+
+
+def test_mean_width__is_that_of_the_frames_whose_stars_have_the_brightest_middles():
+    assert mean_width(np.full(5, 4.0)) == pytest.approx(4.0)
+    assert mean_width(np.repeat([3.0, 12.0], 20)) == pytest.approx(4.1, abs=0.05)
+    assert mean_width(np.r_[1.0, np.full(19, 5.0), np.nan]) == pytest.approx(5.0)  # measured on a cosmic ray
+    assert np.isnan(mean_width(np.array([np.nan])))

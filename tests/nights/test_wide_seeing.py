@@ -18,15 +18,26 @@ STARS = np.array(
 WIDTHS = np.linspace(3.5, 12.0, 7)
 
 
-@pytest.fixture(scope="module")
-def night(tmp_path_factory):
-    """Seeing that gets three times as wide, under a sky that rises by a third over the frame; boxes of 16 pixels."""
-    directory, rng = tmp_path_factory.mktemp("night"), np.random.default_rng(8)
-    sky = 300.0 * (1.0 + np.arange(SIDE) / (3.0 * SIDE))
-    for frame, fwhm in enumerate(WIDTHS):
+def _reduced(directory, widths, *photometers):
+    """Frames of these widths under a sky that rises by a third over the frame; boxes of 16 pixels."""
+    rng, sky = np.random.default_rng(8), 300.0 * (1.0 + np.arange(SIDE) / (3.0 * SIDE))
+    for frame, fwhm in enumerate(widths):
         image = add_stars(np.tile(sky, (SIDE, 1)), STARS, rng.normal(0.0, 0.3, 2), fwhm=fwhm)
         write_frame(directory / "frames" / f"f{frame}.fits", read_out(image, rng), 10.0 * frame)
-    return reduce_frames(directory, AperturePhotometer(), OptimalPhotometer())
+    return reduce_frames(directory, *photometers)
+
+
+def _off(curves):
+    """How far each total is off, as a part of it, (frame, source)."""
+    x, y = (curves[name].to_numpy()[0] for name in ("x", "y"))
+    true = STARS[np.argmin(np.hypot(x[:, None] - STARS[:, 0], y[:, None] - STARS[:, 1]), axis=1), 2]
+    return curves["total"].to_numpy() / true - 1.0, true
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """Seeing that gets three times as wide."""
+    return _reduced(tmp_path_factory.mktemp("night"), WIDTHS, AperturePhotometer(), OptimalPhotometer())
 
 
 def test_width__is_in_proportion_to_the_seeing(night):
@@ -38,14 +49,19 @@ def test_width__is_in_proportion_to_the_seeing(night):
 def test_totals__do_not_depend_on_the_seeing(night, label):
     curves = night.curves(label)
     assert curves.sizes["source"] == len(STARS)
-    x, y = (curves[name].to_numpy()[0] for name in ("x", "y"))
-    true = STARS[np.argmin(np.hypot(x[:, None] - STARS[:, 0], y[:, None] - STARS[:, 1]), axis=1), 2]
-    off = curves["total"].to_numpy() / true - 1.0
+    off, true = _off(curves)
     assert np.abs(np.median(off, axis=1)).max() < 0.01
     pulls = off * true / curves["total_err"].to_numpy()
     is_told = (curves["flags"].to_numpy() & np.uint32(~SourceFlag.REDUCED & 0xFFFFFFFF)) != 0
     assert np.abs(pulls[~is_told]).max() < 6.0
     assert is_told.mean() < 0.1
+
+
+def test_focus__that_is_lost_for_most_of_the_night_leaves_a_catalogue(tmp_path):
+    """The stars of the stack are those of the sharp frames, four times narrower than those of most frames."""
+    curves = _reduced(tmp_path, (3.0, 3.0, 12.0, 12.0, 12.0), AperturePhotometer()).curves("aperture")
+    assert curves.sizes["source"] == len(STARS)
+    assert np.abs(np.median(_off(curves)[0], axis=1)).max() < 0.01
 
 
 def test_boxes__as_many_together_as_stars_need_and_the_sky_allows():

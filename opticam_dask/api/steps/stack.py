@@ -27,7 +27,7 @@ from opticam_dask.api.steps.frames import (
 from opticam_dask.api.steps.reading import probing_and_joining, probing_tasks, rebased, survey_tasks
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images import lasting
-from opticam_dask.kernels.images.stack import combine_groups, mean_rms, stack_groups, stack_selection
+from opticam_dask.kernels.images.stack import combine_groups, mean_rms, mean_width, stack_groups, stack_selection
 from opticam_dask.kernels.robust import finite_median
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.lightcurves.indexes import pixel_coordinates
@@ -164,7 +164,8 @@ def _stacked(survey: tasks.Surveyed) -> dict[str, Any]:
     used = [f for f in frames if f["is_stacked"] and np.isfinite(f["transform"]).all()]
     transform = np.full((len(frames), 3, 3), np.nan)
     transform[: len(used)] = [f["transform"] for f in used] if used else np.nan
-    median = {name: finite_median(np.array([f[name] for f in frames])) for name in ("fwhm", "level", "semiminor_sigma")}
+    seeing, level = (finite_median(np.array([f[name] for f in frames])) for name in ("fwhm", "level"))
+    sharpest = SIGMA_TO_FWHM * mean_width(np.array([f["semiminor_sigma"] for f in frames]))
     bad, most = lasting.bad_all_night(survey.sharp.values(), coverage.shape), lasting.most_bad(coverage.size)
     of_stacked = mean_rms(np.array([f["background_rms"] for f in used]))
     return {
@@ -174,7 +175,5 @@ def _stacked(survey: tasks.Surveyed) -> dict[str, Any]:
         "frame_rms": np.array([f["background_rms"] for f in frames]),
         "transform": transform,
         "bad_pixel": np.append(bad, np.full(most - len(bad), -1)),
-        "stack_facts": np.array(
-            [median["fwhm"], median["level"], SIGMA_TO_FWHM * median["semiminor_sigma"], of_stacked]
-        ),
+        "stack_facts": np.array([seeing, level, sharpest, of_stacked]),
     }

@@ -38,6 +38,9 @@ _ODD_FRAME_BESIDE = 4.0
 #: Of two frames nobody can tell which one is odd, unless others show that frames of the night usually agree.
 _FEWEST_FRAMES = 3
 
+#: The widths of this part of the frames, the sharpest ones, are not believed.
+_SHARPEST_PART = 10
+
 #: Only pixels in which a group is this many sigma from the mean of all are looked at.
 _LOOKED_AT = 2.5
 
@@ -151,6 +154,19 @@ def mean_rms(rms: np.ndarray) -> float:
     """
     known = rms[np.isfinite(rms)]
     return float(np.sqrt(np.mean(np.square(known)))) if len(known) else 0.0
+
+
+def mean_width(widths: np.ndarray) -> float:
+    """Width of the stars on the plain mean of frames with stars of these widths (n,); NaN where none is known.
+
+    It is that of the frames whose stars are sharp, as a core of ``1 / width^2`` says, however many others are out of
+    focus. The sharpest tenth of many frames counts like the next one: some may be measured on cosmic rays.
+    """
+    known = np.sort(widths[np.isfinite(widths) & (widths > 0.0)])
+    if not len(known):
+        return float("nan")
+    least = known[len(known) // _SHARPEST_PART]
+    return float(np.mean(np.maximum(known, least) ** -2.0) ** -0.5)
 
 
 def combine_groups(groups: Sequence[StackSums], rms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

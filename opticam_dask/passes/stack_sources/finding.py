@@ -28,9 +28,9 @@ _FEWEST_FRAMES = 2
 #: Tracks that were left out of a stack are up to this many pixels wide.
 _LEFT_OUT = 9
 
-#: No star is sharper than the frames: what is narrower, along its short axis, than this share of the short axis of
-#: their stars (which are elongated when the mount tracks badly) is the trace of a cosmic ray or of a hot pixel that the
-#: field drifted across.
+#: No star is sharper than the frames: what is narrower, along its short axis, than this share of the short axis of the
+#: mean of their stars (which are elongated when the mount tracks badly) is the trace of a cosmic ray or of a hot pixel
+#: that the field drifted across.
 _LEAST_WIDTH = 0.6
 
 #: The FWHM of a stack is that of its frames within these factors, or something is wrong with either.
@@ -110,7 +110,7 @@ class StackedNight:
     saturation : float
         Electrons above the sky at which pixels of the frames are saturated; NaN when unknown.
     sharpest : float
-        Median FWHM of the frames along the short axis of their stars, in pixels; NaN when unknown.
+        FWHM along the short axis of the stars on the mean of the frames, in pixels; NaN when unknown.
     """
 
     image: np.ndarray

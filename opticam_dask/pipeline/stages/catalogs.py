@@ -12,7 +12,7 @@ from opticam_dask import identities
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.matching import align
-from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.kernels.images.stack import mean_width, stack_selection
 from opticam_dask.kernels.robust import finite_median
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.passes import catalog
@@ -119,7 +119,7 @@ def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) ->
         finite_median(widths),
         _transforms(part, stacked),
         finite_median(level * gain * setup.parameters.rebin_factor**2 - sky),
-        SIGMA_TO_FWHM * finite_median(minor),
+        SIGMA_TO_FWHM * mean_width(minor),
     )
 
 
